@@ -1,0 +1,1 @@
+"""Backends: a BackendConfig each, and the shared code generation."""

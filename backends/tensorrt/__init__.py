@@ -1,0 +1,1 @@
+"""The TensorRT export target."""

@@ -1,0 +1,176 @@
+"""The numerics contract of qcc, written once: every integer formula that kernels must reproduce.
+
+All functions take and give numpy arrays; floats are IEEE binary32 and every operation written here
+is a separate float32 operation in exactly this order (no fused multiply-add, no reassociation).
+``docs/numerics.md`` states the same rules for users.  A kernel is correct if and only if it gives
+the bytes that these functions give.
+
+Rounding is round-half-to-even (``numpy.rint``).  A value that leaves the int32 range after rounding
+saturates first to the bounds of float32-representable int32 and then to the storage bounds, so the
+result is the same as clamping in float before the conversion.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = np.float32
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[Any]
+
+STORAGE_RANGE: dict[str, tuple[int, int]] = {
+    "int8": (-128, 127),
+    "uint8": (0, 255),
+    "int16": (-32768, 32767),
+    "uint16": (0, 65535),
+    "int32": (-(2**31), 2**31 - 1),
+    "int4": (-8, 7),
+    "uint4": (0, 15),
+}
+"""Inclusive bounds of every storage type that a quantized tensor can have."""
+
+
+def per_axis(parameter: Any, rank: int, axis: int | None) -> Any:
+    """Reshape a per-channel parameter (1-D) so that it broadcasts along ``axis`` of a tensor.
+
+    A scalar, or ``axis=None``, comes back as a 0-D array.
+    """
+    values = np.asarray(parameter)
+    if axis is None:
+        return values.reshape(())
+    shape = [1] * rank
+    shape[axis % rank] = -1
+    return values.reshape(shape)
+
+
+def round_saturate(value: Any, zero_point: Any, low: int, high: int) -> IntArray:
+    """Round float32 ``value`` half to even, add ``zero_point`` and clamp to ``[low, high]``; int32.
+
+    NaN becomes ``low`` before the zero point, as the hardware's ordered compare gives: the float is
+    first clamped to +-2^30, which no in-range result can distinguish.
+    """
+    bounded = np.minimum(np.maximum(np.asarray(value, F32), F32(-(2.0**30))), F32(2.0**30))
+    rounded = np.rint(np.where(np.isnan(bounded), F32(-(2.0**30)), bounded)).astype(np.int64)
+    return np.clip(rounded + zero_point, low, high).astype(np.int32)
+
+
+def quantize(
+    x: Any,
+    scale: Any,
+    zero_point: Any,
+    storage: str,
+    *,
+    axis: int | None = None,
+    low: int | None = None,
+    high: int | None = None,
+) -> IntArray:
+    """Contract 1: ``saturate(round_half_even(x / scale) + zero_point)``, float32, true division.
+
+    ``x`` float32 of any shape; ``scale``/``zero_point`` scalars, or 1-D along ``axis``.
+    ``low`` and ``high`` narrow the storage range (an inclusive quantized range such as [-127, 127]).
+    """
+    x = np.asarray(x, F32)
+    bottom, top = STORAGE_RANGE[storage]
+    s = per_axis(np.asarray(scale, F32), x.ndim, axis)
+    z = per_axis(np.asarray(zero_point, np.int64), x.ndim, axis)
+    with np.errstate(over="ignore", invalid="ignore"):
+        ratio = (x / s).astype(F32)
+    q = round_saturate(ratio, z, bottom if low is None else low, top if high is None else high)
+    return q.astype(storage_dtype(storage))
+
+
+def dequantize(q: Any, scale: Any, zero_point: Any, *, axis: int | None = None) -> FloatArray:
+    """Contract 1: ``float32(q - zero_point) * scale``."""
+    q = np.asarray(q)
+    s = per_axis(np.asarray(scale, F32), q.ndim, axis)
+    z = per_axis(np.asarray(zero_point, np.int64), q.ndim, axis)
+    result: FloatArray = (q.astype(np.int64) - z).astype(F32) * s
+    return result
+
+
+def requantize_multiplier(s_x: Any, s_w: Any, s_y: Any) -> FloatArray:
+    """Contract 4: ``m[c] = float32(s_x * s_w[c] / s_y)``, computed in float64 and rounded once."""
+    s = np.asarray(s_x, np.float64) * np.asarray(s_w, np.float64) / np.asarray(s_y, np.float64)
+    multiplier: FloatArray = s.astype(F32)
+    return multiplier
+
+
+def requantize(
+    acc: Any,
+    multiplier: Any,
+    zero_point: int,
+    low: int,
+    high: int,
+    residual: Any | None = None,
+    residual_multiplier: float = 0.0,
+    residual_zero_point: int = 0,
+) -> IntArray:
+    """Contract 4: ``clamp(round_half_even(float32(acc) * m + float32(r - z_r) * m_r) + z)``; int32.
+
+    ``acc`` int32 (bias included), ``multiplier`` float32 broadcastable to it.  Without ``residual``
+    the second term is absent.  The product, the second product and their sum round separately.
+    ``[low, high]`` are the clamp bounds in quantized units and carry Relu and Clip.
+    """
+    value = np.asarray(acc, np.int32).astype(F32) * np.asarray(multiplier, F32)
+    if residual is not None:
+        centred = (np.asarray(residual).astype(np.int32) - residual_zero_point).astype(F32)
+        value = value + centred * F32(residual_multiplier)
+    return round_saturate(value, zero_point, low, high)
+
+
+def dequantize_accumulator(acc: Any, multiplier: Any) -> FloatArray:
+    """Float output of a conv or matmul: ``float32(acc) * m`` with ``m = float32(s_x * s_w)``."""
+    result: FloatArray = np.asarray(acc, np.int32).astype(F32) * np.asarray(multiplier, F32)
+    return result
+
+
+def storage_dtype(storage: str) -> np.dtype[Any]:
+    """The numpy dtype that holds ``storage`` (4-bit values live one a byte)."""
+    return np.dtype({"int4": "int8", "uint4": "uint8"}.get(storage, storage))
+
+
+def bias_scale(s_x: Any, s_w: Any) -> FloatArray:
+    """Contract 3: the scale of an int32 bias, ``float32(s_x * s_w[c])``."""
+    return (np.asarray(s_x, np.float64) * np.asarray(s_w, np.float64)).astype(F32)
+
+
+def accumulator_bound(
+    weight: IntArray, bias: IntArray | None, x_low: int, x_high: int, channel_axis: int
+) -> int:
+    """Largest ``|acc|`` that any input in ``[x_low, x_high]`` (zero point removed) can produce.
+
+    Exact: per output channel, positive and negative weights are summed against the extreme inputs.
+    Contract 2 holds when this is below 2^31.
+    """
+    w = np.moveaxis(np.asarray(weight, np.int64), channel_axis, 0).reshape(
+        weight.shape[channel_axis], -1
+    )
+    positive, negative = np.maximum(w, 0).sum(1), np.minimum(w, 0).sum(1)
+    b = np.zeros(len(w), np.int64) if bias is None else np.asarray(bias, np.int64).ravel()
+    highest = positive * x_high + negative * x_low + b
+    lowest = positive * x_low + negative * x_high + b
+    extreme = np.maximum(np.abs(highest), np.abs(lowest))
+    return int(extreme.max(initial=0))
+
+
+def unary_table(
+    function: Any,
+    in_scale: float,
+    in_zero_point: int,
+    in_storage: str,
+    out_scale: float,
+    out_zero_point: int,
+    out_storage: str,
+) -> IntArray:
+    """Contract 6: the 256-entry table of a unary function of an 8-bit tensor.
+
+    ``function`` maps a float32 array to a float32 array of the same shape (it is the reference
+    implementation of the float op).  Entry ``i`` belongs to the stored *bit pattern* ``i``, so a
+    table for int8 is indexed by ``q & 255``.
+    """
+    patterns = np.arange(256, dtype=np.uint8).view(storage_dtype(in_storage))
+    y = np.asarray(function(dequantize(patterns, in_scale, in_zero_point)), F32)
+    return quantize(y, out_scale, out_zero_point, out_storage)

@@ -1,0 +1,1 @@
+"""Executable, artifact file and threads."""
