@@ -1,0 +1,1 @@
+"""Native code generation: instruction sets, the loop builder, kernels, compilation and loading."""

@@ -1,0 +1,130 @@
+"""Compile LLVM modules to object code, and load object code: the only user of llvmlite.binding.
+
+Compilation and loading are separate steps joined by bytes, so that an artifact can keep the object
+code and a later process can load it without compiling anything.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import binding
+
+from qcc.backends.llvm.isa import InstructionSet
+from qcc.errors import ArtifactError
+
+
+@functools.cache
+def _initialize() -> None:
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+
+
+@functools.cache
+def host_cpu_features() -> frozenset[str]:
+    """Features of this machine's CPU, with the names that LLVM gives them (``avx2``, ...)."""
+    _initialize()
+    return frozenset(name for name, present in binding.get_host_cpu_features().items() if present)
+
+
+@functools.cache
+def host_architecture() -> str:
+    """First part of this machine's target triple, such as ``x86_64``."""
+    _initialize()
+    return str(binding.get_process_triple()).split("-", 1)[0]
+
+
+def _target_machine(isa: InstructionSet) -> Any:
+    """A target machine for ``isa``, or for the host when the row is emulated."""
+    _initialize()
+    if isa.emulated:
+        features = ",".join(f"+{name}" for name in sorted(host_cpu_features()))
+        triple, cpu = binding.get_process_triple(), binding.get_host_cpu_name()
+    else:
+        triple, cpu, features = isa.triple, isa.cpu, isa.features
+    return binding.Target.from_triple(triple).create_target_machine(
+        cpu=cpu, features=features, opt=3, reloc="pic", codemodel="small"
+    )
+
+
+def _optimized(text: str, isa: InstructionSet) -> tuple[Any, Any]:
+    """Parse, verify and optimize a module: ``(module, target machine)``.
+
+    Kernels choose their own unrolling and vector widths, so LLVM's loop unrolling and its two
+    vectorizers stay off: they would only spill registers and slow compilation down.
+    """
+    target = _target_machine(isa)
+    module = binding.parse_assembly(text)
+    module.triple = target.triple
+    module.data_layout = str(target.target_data)
+    module.verify()
+    options = binding.create_pipeline_tuning_options(speed_level=3)
+    options.loop_unrolling = False
+    options.loop_vectorization = False
+    options.slp_vectorization = False
+    passes = binding.create_pass_builder(target, options)
+    passes.getModulePassManager().run(module, passes)
+    return module, target
+
+
+@dataclass(frozen=True)
+class CompiledObject:
+    """One module as relocatable object code (ELF, position independent) for one instruction set."""
+
+    isa: InstructionSet
+    object_code: bytes
+    source: str
+
+    @functools.cached_property
+    def assembly(self) -> str:
+        """Text of the machine code, compiled again from ``source`` when first asked for."""
+        module, target = _optimized(self.source, self.isa)
+        return str(target.emit_assembly(module))
+
+
+def compile_module(module: Any, isa: InstructionSet) -> CompiledObject:
+    """Compile an ``llvmlite.ir.Module`` (or its text).  Equal modules give equal bytes."""
+    text = str(module)
+    optimized, target = _optimized(text, isa)
+    return CompiledObject(isa, target.emit_object(optimized), text)
+
+
+class LoadedCode:
+    """Object code linked into this process; it stays mapped as long as this object lives."""
+
+    def __init__(self, object_code: bytes) -> None:
+        _initialize()
+        empty = binding.parse_assembly("")
+        target = binding.Target.from_default_triple().create_target_machine(
+            opt=3, reloc="pic", codemodel="small"
+        )
+        self._engine = binding.create_mcjit_compiler(empty, target)
+        # The engine refers to the bytes as long as it lives.
+        self._object_code = object_code
+        self._engine.add_object_file(binding.ObjectFileRef.from_data(object_code))
+        self._engine.finalize_object()
+
+    def address(self, symbol: str) -> int:
+        """Address of an exported function; :class:`ArtifactError` when there is none."""
+        address = int(self._engine.get_function_address(symbol))
+        if address == 0:
+            raise ArtifactError(
+                f"The object code has no function '{symbol}'; compile the model again."
+            )
+        return address
+
+
+def load_object(object_code: bytes) -> LoadedCode:
+    """Link ``object_code`` (made by :func:`compile_module`) into this process without compiling.
+
+    Raises :class:`ArtifactError` when the bytes are not object code of this machine's kind.
+    """
+    machine_of_elf = {"x86_64": 62, "aarch64": 183}.get(host_architecture(), -1)
+    is_elf = object_code[:4] == b"\x7fELF" and len(object_code) >= 64
+    if not is_elf or int.from_bytes(object_code[18:20], "little") != machine_of_elf:
+        raise ArtifactError(
+            "The object code is damaged or made for another CPU; compile the model again here."
+        )
+    return LoadedCode(object_code)

@@ -1,0 +1,293 @@
+"""The few vector instructions that kernels use by name: each intrinsic beside its definition.
+
+A :class:`Primitive` is one row: the LLVM intrinsic that is the machine instruction, its types, and
+a function that writes the same semantics in plain LLVM IR.  For an emulated instruction set the
+definition takes the intrinsic's place, so kernels written for a CPU can be executed bit for bit on
+another one.  Where no intrinsic is named, LLVM recognizes the definition and selects the
+instruction itself.
+
+Packs and unpacks work within 128-bit lanes, as x86 does; on AArch64 a vector is one lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+
+from qcc.backends.llvm.builder import F32, I8, I16, I32, LoopBuilder, Value, constant, vector
+from qcc.backends.llvm.isa import InstructionSet
+
+Definition = Callable[[LoopBuilder, list[Value]], Value]
+
+
+@dataclass(frozen=True)
+class Primitive:
+    """One instruction: its name, result and argument types, definition, and intrinsic if any.
+
+    ``operand_types`` are what kernels pass; ``intrinsic_types`` what the intrinsic takes where the
+    two differ (same bits).  ``trailing`` are constant arguments that the intrinsic wants besides.
+    """
+
+    name: str
+    result: Any
+    operand_types: tuple[Any, ...]
+    definition: Definition
+    intrinsic: str | None = None
+    intrinsic_types: tuple[Any, ...] | None = None
+    trailing: tuple[tuple[Any, int | None], ...] = ()
+
+
+# -- definitions ------------------------------------------------------------------------------
+
+
+def _declare(k: LoopBuilder, name: str, result: Any, arguments: list[Any]) -> Any:
+    found = k.module.globals.get(name)
+    return found or ir.Function(k.module, ir.FunctionType(result, arguments), name)
+
+
+def _minmax(k: LoopBuilder, kind: str, a: Value, b: Value) -> Value:
+    name = f"llvm.{kind}.v{a.type.count}i{a.type.element.width}"
+    return k.ir.call(_declare(k, name, a.type, [a.type, a.type]), [a, b])
+
+
+def _clamped(k: LoopBuilder, value: Value, low: int, high: int) -> Value:
+    value = _minmax(k, "smax", value, constant(value.type, low))
+    return _minmax(k, "smin", value, constant(value.type, high))
+
+
+def _grouped_products(k: LoopBuilder, a: Value, b: Value, count: int) -> Value:
+    """Sum of products of ``count`` neighbouring elements; ``a`` and ``b`` already widened."""
+    products = k.ir.mul(a, b)
+    lanes = products.type.count // count
+    total = k.shuffle(products, None, [lane * count for lane in range(lanes)])
+    for i in range(1, count):
+        picked = k.shuffle(products, None, [lane * count + i for lane in range(lanes)])
+        total = k.ir.add(total, picked)
+    return total
+
+
+def _widen(k: LoopBuilder, value: Value, element: Any, *, signed: bool) -> Value:
+    convert = k.ir.sext if signed else k.ir.zext
+    return convert(value, vector(element, value.type.count))
+
+
+def _dot_unsigned_signed(k: LoopBuilder, arguments: list[Value]) -> Value:
+    accumulator, a, b = arguments
+    a, b = _widen(k, a, I32, signed=False), _widen(k, b, I32, signed=True)
+    return k.ir.add(accumulator, _grouped_products(k, a, b, 4))
+
+
+def _dot_signed_signed(k: LoopBuilder, arguments: list[Value]) -> Value:
+    accumulator, a, b = arguments
+    a, b = _widen(k, a, I32, signed=True), _widen(k, b, I32, signed=True)
+    return k.ir.add(accumulator, _grouped_products(k, a, b, 4))
+
+
+def _multiply_add_pairs(k: LoopBuilder, arguments: list[Value]) -> Value:
+    a, b = (_widen(k, value, I32, signed=True) for value in arguments)
+    return _grouped_products(k, a, b, 2)
+
+
+def _multiply_add_bytes(k: LoopBuilder, arguments: list[Value]) -> Value:
+    a = _widen(k, arguments[0], I32, signed=False)
+    b = _widen(k, arguments[1], I32, signed=True)
+    total = _clamped(k, _grouped_products(k, a, b, 2), -32768, 32767)
+    return k.ir.trunc(total, vector(I16, total.type.count))
+
+
+def _round_to_int(k: LoopBuilder, arguments: list[Value]) -> Value:
+    value = arguments[0]
+    name = f"llvm.roundeven.v{value.type.count}f32"
+    rounded = k.ir.call(_declare(k, name, value.type, [value.type]), [value])
+    inside = k.ir.and_(
+        k.ir.fcmp_ordered(">=", rounded, constant(value.type, -(2.0**31))),
+        k.ir.fcmp_ordered("<", rounded, constant(value.type, 2.0**31)),
+    )
+    result = vector(I32, value.type.count)
+    safe = k.ir.select(inside, rounded, constant(value.type, 0.0))
+    return k.ir.select(inside, k.ir.fptosi(safe, result), constant(result, -(2**31)))
+
+
+def _lane_pack(k: LoopBuilder, a: Value, b: Value, lane: int, *, low: int, high: int) -> Value:
+    """Saturate two vectors to half their width, interleaved in pieces of ``lane`` elements."""
+    count = a.type.count
+    joined = _clamped(k, k.join(a, b), low, high)
+    narrow = k.ir.trunc(joined, vector(ir.IntType(a.type.element.width // 2), 2 * count))
+    order = [
+        source * count + start + i
+        for start in range(0, count, lane)
+        for source in range(2)
+        for i in range(lane)
+    ]
+    return k.shuffle(narrow, None, order)
+
+
+def _pack_to_int16(k: LoopBuilder, arguments: list[Value]) -> Value:
+    return _lane_pack(k, arguments[0], arguments[1], 4, low=-32768, high=32767)
+
+
+def _pack_to_uint8(k: LoopBuilder, arguments: list[Value]) -> Value:
+    return _lane_pack(k, arguments[0], arguments[1], 8, low=0, high=255)
+
+
+def _lookup_16(k: LoopBuilder, arguments: list[Value]) -> Value:
+    """Per 128-bit lane: ``table[index & 15]``, or 0 where bit 7 of ``index`` is set."""
+    table, index = arguments
+    result = constant(index.type, 0)
+    for i in range(index.type.count):
+        at = k.ir.extract_element(index, constant(I32, i))
+        nibble = k.ir.add(k.ir.zext(k.ir.and_(at, constant(I8, 15)), I32), constant(I32, i & ~15))
+        found = k.ir.extract_element(table, nibble)
+        value = k.ir.select(k.ir.icmp_signed("<", at, constant(I8, 0)), constant(I8, 0), found)
+        result = k.ir.insert_element(result, value, constant(I32, i))
+    return result
+
+
+# -- the table --------------------------------------------------------------------------------
+
+_INTRINSICS: dict[tuple[str, str, int], str] = {
+    ("x86_64", "dot_unsigned_signed", 64): "llvm.x86.avx512.vpdpbusd.512",
+    ("x86_64", "dot_unsigned_signed", 32): "llvm.x86.avx512.vpdpbusd.256",
+    ("x86_64", "multiply_add_pairs", 64): "llvm.x86.avx512.pmaddw.d.512",
+    ("x86_64", "multiply_add_pairs", 32): "llvm.x86.avx2.pmadd.wd",
+    ("x86_64", "multiply_add_bytes", 64): "llvm.x86.avx512.pmaddubs.w.512",
+    ("x86_64", "multiply_add_bytes", 32): "llvm.x86.avx2.pmadd.ub.sw",
+    ("x86_64", "round_to_int", 64): "llvm.x86.avx512.mask.cvtps2dq.512",
+    ("x86_64", "round_to_int", 32): "llvm.x86.avx.cvt.ps2dq.256",
+    ("x86_64", "round_to_int", 16): "llvm.x86.sse2.cvtps2dq",
+    ("x86_64", "pack_to_int16", 64): "llvm.x86.avx512.packssdw.512",
+    ("x86_64", "pack_to_int16", 32): "llvm.x86.avx2.packssdw",
+    ("x86_64", "pack_to_int16", 16): "llvm.x86.sse2.packssdw.128",
+    ("x86_64", "pack_to_uint8", 64): "llvm.x86.avx512.packuswb.512",
+    ("x86_64", "pack_to_uint8", 32): "llvm.x86.avx2.packuswb",
+    ("x86_64", "pack_to_uint8", 16): "llvm.x86.sse2.packuswb.128",
+    ("x86_64", "lookup_16", 64): "llvm.x86.avx512.pshuf.b.512",
+    ("x86_64", "lookup_16", 32): "llvm.x86.avx2.pshuf.b",
+    ("x86_64", "lookup_16", 16): "llvm.x86.ssse3.pshuf.b.128",
+    ("aarch64", "dot_signed_signed", 16): "llvm.aarch64.neon.sdot.v4i32.v16i8",
+    ("aarch64", "round_to_int", 16): "llvm.aarch64.neon.fcvtns.v4i32.v4f32",
+    ("aarch64", "lookup_16", 16): "llvm.aarch64.neon.tbl1.v16i8",
+}
+
+_ONLY_BY_INTRINSIC = frozenset({"dot_unsigned_signed", "dot_signed_signed", "multiply_add_bytes"})
+
+
+def primitive(name: str, isa: InstructionSet, vector_bytes: int) -> Primitive:
+    """The row of primitive ``name`` for vectors of ``vector_bytes`` bytes on ``isa``."""
+    lanes = vector_bytes // 4
+    words, halves, octets = vector(I32, lanes), vector(I16, 2 * lanes), vector(I8, 4 * lanes)
+    floats = vector(F32, lanes)
+    rows: dict[str, tuple[Any, tuple[Any, ...], Definition]] = {
+        "dot_unsigned_signed": (words, (words, octets, octets), _dot_unsigned_signed),
+        "dot_signed_signed": (words, (words, octets, octets), _dot_signed_signed),
+        "multiply_add_pairs": (words, (halves, halves), _multiply_add_pairs),
+        "multiply_add_bytes": (halves, (octets, octets), _multiply_add_bytes),
+        "round_to_int": (words, (floats,), _round_to_int),
+        "pack_to_int16": (halves, (words, words), _pack_to_int16),
+        "pack_to_uint8": (octets, (halves, halves), _pack_to_uint8),
+        "lookup_16": (octets, (octets, octets), _lookup_16),
+    }
+    result, types, definition = rows[name]
+    intrinsic = _INTRINSICS.get((isa.architecture, name, vector_bytes))
+    if intrinsic is None and name in _ONLY_BY_INTRINSIC and not isa.emulated:
+        raise KeyError(f"{isa.name} has no instruction '{name}' on {vector_bytes} bytes")
+    intrinsic_types: tuple[Any, ...] | None = None
+    trailing: tuple[tuple[Any, int | None], ...] = ()
+    if intrinsic is not None and "vpdpbusd" in intrinsic:
+        # LLVM before 22 declares the byte vectors as words, and later ones accept that.
+        intrinsic_types = (words, words, words)
+    if intrinsic is not None and "mask.cvtps2dq" in intrinsic:
+        trailing = ((words, None), (I16, -1), (I32, 4))
+    return Primitive(name, result, types, definition, intrinsic, intrinsic_types, trailing)
+
+
+def call(k: LoopBuilder, isa: InstructionSet, name: str, *arguments: Value) -> Value:
+    """Apply primitive ``name`` to vectors; the width follows from the last argument."""
+    last = arguments[-1].type
+    bits = 32 if last.element == F32 else last.element.width
+    row = primitive(name, isa, last.count * bits // 8)
+    if row.intrinsic is None:
+        return row.definition(k, list(arguments))
+    if isa.emulated:
+        return k.ir.call(_emulation(k, row), arguments)
+    types = row.intrinsic_types or row.operand_types
+    passed = [
+        value if value.type == type_ else k.ir.bitcast(value, type_)
+        for value, type_ in zip(arguments, types, strict=True)
+    ]
+    extra = [ir.Constant(t, ir.Undefined if v is None else v) for t, v in row.trailing]
+    types = (*types, *(type_ for type_, _ in row.trailing))
+    return k.ir.call(_declare(k, row.intrinsic, row.result, list(types)), [*passed, *extra])
+
+
+def _emulation(k: LoopBuilder, row: Primitive) -> Any:
+    """The internal function with the definition of ``row``, written once in a module."""
+    name = f"emulated.{row.name}.{row.operand_types[-1].count}"
+    found = k.module.globals.get(name)
+    if found is not None:
+        return found
+    function = ir.Function(k.module, ir.FunctionType(row.result, list(row.operand_types)), name)
+    function.linkage = "internal"
+    inner = LoopBuilder(function)
+    inner.ir.ret(row.definition(inner, list(function.args)))
+    return function
+
+
+# -- small compositions of primitives that several kernels share --------------------------------
+
+
+def add_saturating_int16(k: LoopBuilder, a: Value, b: Value) -> Value:
+    """Signed saturating add of 16-bit elements."""
+    name = f"llvm.sadd.sat.v{a.type.count}i16"
+    return k.ir.call(_declare(k, name, a.type, [a.type, a.type]), [a, b])
+
+
+def clamp_uint8(k: LoopBuilder, value: Value, low: int, high: int) -> Value:
+    """Clamp unsigned bytes to ``[low, high]``; bounds that cannot bind cost nothing."""
+    if low > 0:
+        value = _minmax(k, "umax", value, constant(value.type, low))
+    if high < 255:
+        value = _minmax(k, "umin", value, constant(value.type, high))
+    return value
+
+
+def clamp_float(k: LoopBuilder, value: Value, bound: float) -> Value:
+    """Clamp floats to ``[-bound, bound]``; NaN becomes ``-bound``."""
+    low, high = constant(value.type, -bound), constant(value.type, bound)
+    value = k.ir.select(k.ir.fcmp_ordered(">", value, low), value, low)
+    return k.ir.select(k.ir.fcmp_ordered("<", value, high), value, high)
+
+
+def unpack(k: LoopBuilder, a: Value, b: Value, *, high: bool) -> Value:
+    """Interleave the low (or high) halves of each 128-bit lane of two vectors."""
+    count = a.type.count
+    lane = 128 // a.type.element.width
+    order = [
+        source * count + start + i + (lane // 2 if high else 0)
+        for start in range(0, count, lane)
+        for i in range(lane // 2)
+        for source in range(2)
+    ]
+    return k.shuffle(a, b, order)
+
+
+def byte_lookup(k: LoopBuilder, isa: InstructionSet, table: Value, index: Value) -> Value:
+    """``table[index]`` of every byte; ``table`` points at 256 bytes, 16-byte aligned.
+
+    Sixteen 16-entry lookups: part ``t`` answers where the high nibble of ``index`` is ``t`` and
+    gives 0 elsewhere (adding 0x70 with saturation sets bit 7 of every other nibble).
+    """
+    lanes = index.type.count // 16
+    result = constant(index.type, 0)
+    name = f"llvm.uadd.sat.v{index.type.count}i8"
+    add = _declare(k, name, index.type, [index.type, index.type])
+    for part in range(16):
+        entries = k.load(vector(I8, 16), table, 16 * part, align=16)
+        entries = k.shuffle(entries, None, [i for _ in range(lanes) for i in range(16)])
+        flipped = k.ir.xor(index, constant(index.type, part * 16))
+        guarded = k.ir.call(add, [flipped, constant(index.type, 0x70)])
+        result = k.ir.or_(result, call(k, isa, "lookup_16", entries, guarded))
+    return result
