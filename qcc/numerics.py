@@ -54,7 +54,7 @@ def round_saturate(value: Any, zero_point: Any, low: int, high: int) -> IntArray
     """
     bounded = np.minimum(np.maximum(np.asarray(value, F32), F32(-(2.0**30))), F32(2.0**30))
     rounded = np.rint(np.where(np.isnan(bounded), F32(-(2.0**30)), bounded)).astype(np.int64)
-    return np.clip(rounded + zero_point, low, high).astype(np.int32)
+    return np.asarray(np.clip(rounded + zero_point, low, high), np.int32)
 
 
 def quantize(
@@ -70,7 +70,7 @@ def quantize(
     """Contract 1: ``saturate(round_half_even(x / scale) + zero_point)``, float32, true division.
 
     ``x`` float32 of any shape; ``scale``/``zero_point`` scalars, or 1-D along ``axis``.
-    ``low`` and ``high`` narrow the storage range (an inclusive quantized range such as [-127, 127]).
+    ``low`` and ``high`` narrow the storage range (inclusive; such as [-127, 127]).
     """
     x = np.asarray(x, F32)
     bottom, top = STORAGE_RANGE[storage]
@@ -94,8 +94,7 @@ def dequantize(q: Any, scale: Any, zero_point: Any, *, axis: int | None = None) 
 def requantize_multiplier(s_x: Any, s_w: Any, s_y: Any) -> FloatArray:
     """Contract 4: ``m[c] = float32(s_x * s_w[c] / s_y)``, computed in float64 and rounded once."""
     s = np.asarray(s_x, np.float64) * np.asarray(s_w, np.float64) / np.asarray(s_y, np.float64)
-    multiplier: FloatArray = s.astype(F32)
-    return multiplier
+    return np.asarray(s, F32)
 
 
 def requantize(
