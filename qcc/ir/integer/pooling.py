@@ -56,7 +56,8 @@ def _pool_windows(node: Node, x: Array, fill: int) -> Array:
         padding.append((pads[i], max(0, needed - x.shape[2 + i] - pads[i])))
     padded = np.pad(x, padding, constant_values=fill)
     windows = windows_of(padded, kernel, strides, dilations)
-    trimmed: Array = windows[(slice(None), slice(None), *tuple(slice(0, n) for n in sizes))]
+    trim = (slice(None), slice(None), *(slice(0, n) for n in sizes))
+    trimmed: Array = windows[trim]
     return trimmed
 
 
@@ -95,7 +96,8 @@ def _pool_windows_of_padded(node: Node, padded: Array, spatial: Sequence[int]) -
         needed = (sizes[i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1
         extra.append((0, max(0, needed - padded.shape[2 + i])))
     windows = windows_of(np.pad(padded, extra), kernel, strides, dilations)
-    trimmed: Array = windows[(slice(None), slice(None), *tuple(slice(0, n) for n in sizes))]
+    trim = (slice(None), slice(None), *(slice(0, n) for n in sizes))
+    trimmed: Array = windows[trim]
     return trimmed
 
 
