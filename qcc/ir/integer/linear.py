@@ -92,8 +92,10 @@ def _depthwise(windows: Array, weight: Array, group: int) -> Array:
     shape = repeated.shape[: 2 + rank]
     result = np.zeros(shape, np.int64)
     for tap in np.ndindex(*weight.shape[2:]):
-        factor = weight[(slice(None), 0, *tap)].reshape((1, -1) + (1,) * rank)
-        result += repeated[(Ellipsis, *tap)].astype(np.int64) * factor
+        index = (slice(None), 0, *tap)
+        window = (Ellipsis, *tap)
+        factor = weight[index].reshape((1, -1) + (1,) * rank)
+        result += repeated[window].astype(np.int64) * factor
     return result
 
 
