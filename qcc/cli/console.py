@@ -63,8 +63,8 @@ def print_table(made: Table) -> None:
 class StageProgress:
     """Progress of named stages, each with a bar and the time that is left.
 
-    Calling it as ``progress(stage, done, total)`` updates the bar of ``stage``; ``total`` may be None
-    while the amount of work is not known.
+    Calling it as ``progress(stage, done, total)`` updates the bar of ``stage``; ``total`` may be
+    None while the amount of work is not known.
     """
 
     def __init__(self, bars: Progress) -> None:

@@ -18,8 +18,8 @@ _PACKAGES = ("qcc", "onnx", "onnxruntime", "numpy", "networkx", "llvmlite")
 def write_reproducer(bug: BaseException, arguments: list[str]) -> Path:
     """Write ``qcc-crash-*/`` in the current folder (else the temporary one).
 
-    It holds ``command.txt``, ``traceback.txt``, ``versions.txt`` and copies of the argument files up to
-    64 MiB each; larger files are named but not copied.
+    It holds ``command.txt``, ``traceback.txt``, ``versions.txt`` and copies of the argument files
+    up to 64 MiB each; larger files are named but not copied.
     """
     folder = _make_folder()
     (folder / "command.txt").write_text(shlex.join(["qcc", *arguments]) + "\n")

@@ -12,7 +12,7 @@ from typing import Any
 class NodeReport:
     """How one node of the float model ended up.
 
-    ``fused`` names the float nodes that became one group (this one included); ``kernel`` and ``isa``
+    ``fused`` names the float nodes of the group (this one included); ``kernel`` and ``isa``
     are empty for export targets; ``reason`` says why a node is float (empty for int8 nodes);
     ``sqnr_db`` compares the group's quantized output with the float one on calibration samples.
     """
@@ -38,8 +38,8 @@ class NodeReport:
 class CompileReport:
     """The whole compilation.
 
-    Sizes are in bytes.  ``output_sqnr_db`` maps each float output to its signal-to-quantization-noise
-    ratio on kept calibration samples.  ``notes`` are sentences about adjustments (raised weight
+    Sizes are in bytes.  ``output_sqnr_db`` maps each float output to its signal-to-quantization-
+    noise ratio on kept calibration samples.  ``notes`` are sentences about adjustments (raised weight
     scales, skipped corrections).
     """
 

@@ -1,0 +1,112 @@
+"""``qcc compile``: a float model and sample data in, int8 ONNX or native code out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qcc.cli.console import human_bytes, progress, result, result_json, words
+from qcc.cli.options import (
+    CalibrationOption,
+    ImageSizeOption,
+    JsonOption,
+    LayoutOption,
+    MeanOption,
+    SamplesOption,
+    StdOption,
+    TargetOption,
+    ThreadsOption,
+    calibration_from,
+)
+
+_TOP_REASONS = 4
+
+
+def compile_model(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The float model.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="OUT",
+            help="Where to write; the ending picks the form: .qcc .onnx .qir .ll .s .o",
+        ),
+    ],
+    calib: CalibrationOption = None,
+    target: TargetOption = None,
+    qconfig: Annotated[
+        Path | None,
+        typer.Option("--qconfig", metavar="FILE.json", help="A QConfigMapping as JSON."),
+    ] = None,
+    observer: Annotated[
+        str | None,
+        typer.Option("--observer", metavar="NAME", help="Activation observer for every node."),
+    ] = None,
+    threads: ThreadsOption = 1,
+    opset: Annotated[
+        int, typer.Option("--opset", help="Opset of an exported ONNX model (10 to 25).")
+    ] = 21,
+    samples: SamplesOption = None,
+    image_size: ImageSizeOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    layout: LayoutOption = "nchw",
+    as_json: JsonOption = False,
+) -> None:
+    """Quantize MODEL.onnx with sample data and write OUT.
+
+    [bold]Examples[/]
+
+      qcc compile model.onnx --calib samples.npz -o model.qcc
+
+      qcc compile model.onnx --calib samples.npz -o model.int8.onnx
+
+      qcc compile model.onnx --calib photos/ --image-size 224 --mean 0.485,0.456,0.406
+      --std 0.229,0.224,0.225 -o model.qcc
+
+      qcc compile model.onnx --calib loader:batches --target x86-avx2 -o model.s
+    """
+    from qcc.compiler import OUTPUT_FORMS, check_output, compile_file
+
+    form = check_output(output)
+    chosen = target or OUTPUT_FORMS[form]
+    with progress() as bars:
+        batches = calibration_from(model, calib, samples, image_size, mean, std, layout)
+        report = compile_file(
+            model,
+            output,
+            calibration=batches,
+            target=chosen,
+            qconfig=qconfig,
+            observer=observer,
+            threads=threads,
+            opset=opset,
+            progress=bars,
+        )
+    if as_json:
+        result_json({"output": str(output), **report.to_dict()})
+        return
+    summarize(report, model, output)
+    result(str(output))
+
+
+def summarize(report: Any, model: Path, output: Path) -> None:
+    """Say on stderr what a person wants to know after a compilation."""
+    words.print(f"[bold]{report.int8_nodes}[/] nodes int8, [bold]{report.float_nodes}[/] float")
+    for reason, count in report.float_reasons()[:_TOP_REASONS]:
+        words.print(f"  {count} float: {reason}", soft_wrap=True)
+    before, after = report.model_bytes, report.output_bytes
+    words.print(f"{human_bytes(before)} → {human_bytes(after)} ({before / max(after, 1):.1f}x)")
+    for name, sqnr in report.output_sqnr_db.items():
+        words.print(f"output '{name}': SQNR {sqnr:.1f} dB on calibration data")
+    for note in report.notes:
+        words.print(f"note: {note}", soft_wrap=True)
+    words.print(f"{model} → {output} for {report.target}", soft_wrap=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("compile")(compile_model)

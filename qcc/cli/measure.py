@@ -1,0 +1,139 @@
+"""``qcc run``, ``qcc bench`` and ``qcc diff``: use a compiled model, time it, compare it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qcc.cli.console import print_table, result, result_json, table, words
+from qcc.cli.options import (
+    ImageSizeOption,
+    JsonOption,
+    LayoutOption,
+    MeanOption,
+    SamplesOption,
+    StdOption,
+    ThreadsOption,
+    calibration_from,
+)
+
+CompiledArgument = Annotated[
+    Path, typer.Argument(metavar="OUT", help="A compiled model: .qcc or .onnx.")
+]
+
+
+def run_model(
+    compiled: CompiledArgument,
+    inputs: Annotated[
+        Path, typer.Option("--inputs", metavar="IN.npz", help="One array an input, by name.")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="OUT.npz", help="Where the outputs go.")
+    ],
+    threads: ThreadsOption = 1,
+) -> None:
+    """Run a compiled model on the arrays of an .npz file.
+
+    [bold]Example[/]
+
+      qcc run model.qcc --inputs batch.npz -o result.npz
+    """
+    from qcc.runtime.files import load_arrays, save_arrays
+    from qcc.runtime.runnable import open_runnable
+
+    runnable = open_runnable(compiled, threads=threads)
+    outputs = runnable.run(load_arrays(inputs, runnable.input_names))
+    save_arrays(output, outputs)
+    for name, array in outputs.items():
+        words.print(f"{name}: {array.dtype} {list(array.shape)}")
+    result(str(output))
+
+
+def bench(
+    compiled: CompiledArgument,
+    versus: Annotated[
+        Path | None,
+        typer.Option("--vs", metavar="MODEL.onnx", help="Time onnxruntime on this in turn."),
+    ] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option("--inputs", metavar="IN.npz", help="Inputs; random ones by default."),
+    ] = None,
+    threads: ThreadsOption = 1,
+    runs: Annotated[int, typer.Option("--runs", min=3, help="Timed runs of each.")] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """Time a compiled model, alone or in turns with onnxruntime on another.
+
+    Runs alternate A B A B, so that a machine whose speed drifts treats both alike; the median of the
+    pairwise ratios is the figure to quote.
+
+    [bold]Example[/]
+
+      qcc bench model.qcc --vs model.int8.onnx --threads 1
+    """
+    from qcc.runtime.benchmark import benchmark
+
+    timing = benchmark(compiled, versus, inputs=inputs, threads=threads, runs=runs)
+    if as_json:
+        result_json(timing.to_dict())
+        return
+    rows = [
+        [str(t.path), t.engine, f"{t.median_ms:.3f}", f"{t.least_ms:.3f}", f"{t.p90_ms:.3f}"]
+        for t in timing.timings
+    ]
+    columns = ["model", "engine", "median ms", "min ms", "p90 ms"]
+    print_table(table(f"{runs} runs, {threads} thread(s)", columns, rows, right=2))
+    if timing.ratio is not None:
+        result(f"{compiled} is {timing.ratio:.2f}x as fast as {versus} (median of pairs)")
+
+
+def diff(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The float model.")],
+    compiled: CompiledArgument,
+    data: Annotated[
+        str, typer.Option("--data", metavar="DATA", help="Sample inputs, as for --calib.")
+    ],
+    samples: SamplesOption = None,
+    image_size: ImageSizeOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    layout: LayoutOption = "nchw",
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the outputs of a compiled model with those of the float model.
+
+    [bold]Example[/]
+
+      qcc diff model.onnx model.qcc --data samples.npz
+    """
+    from qcc.runtime.comparison import compare_models
+
+    batches = calibration_from(model, data, samples, image_size, mean, std, layout)
+    assert batches is not None, "--data is required"
+    rows = compare_models(model, compiled, batches)
+    if as_json:
+        result_json([row.to_dict() for row in rows])
+        return
+    cells = [
+        [
+            row.name,
+            str(row.elements),
+            f"{row.sqnr_db:.2f}",
+            f"{row.cosine:.6f}",
+            f"{row.largest:.4g}",
+            "-" if row.top1_agreement is None else f"{100 * row.top1_agreement:.2f} %",
+        ]
+        for row in rows
+    ]
+    columns = ["output", "elements", "SQNR dB", "cosine", "max |difference|", "top-1 agreement"]
+    print_table(table(f"{compiled} against {model}", columns, cells))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the app."""
+    app.command("run")(run_model)
+    app.command("bench")(bench)
+    app.command("diff")(diff)
