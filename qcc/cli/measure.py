@@ -67,8 +67,8 @@ def bench(
 ) -> None:
     """Time a compiled model, alone or in turns with onnxruntime on another.
 
-    Runs alternate A B A B, so that a machine whose speed drifts treats both alike; the median of the
-    pairwise ratios is the figure to quote.
+    Runs alternate A B A B, so that a machine whose speed drifts treats both alike; the median of
+    the pairwise ratios is the figure to quote.
 
     [bold]Example[/]
 

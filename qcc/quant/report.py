@@ -39,8 +39,8 @@ class CompileReport:
     """The whole compilation.
 
     Sizes are in bytes.  ``output_sqnr_db`` maps each float output to its signal-to-quantization-
-    noise ratio on kept calibration samples.  ``notes`` are sentences about adjustments (raised weight
-    scales, skipped corrections).
+    noise ratio on kept calibration samples.  ``notes`` are sentences about adjustments (raised
+    weight scales, skipped corrections).
     """
 
     target: str
