@@ -179,7 +179,9 @@ class Node:
 class ModelInfo:
     """What an ONNX model carries around its graph; kept as read.
 
-    ``functions`` are serialized ``FunctionProto``; ``opsets`` maps domain to version.
+    ``functions`` are serialized ``FunctionProto``; ``opsets`` maps domain to version;
+    ``overridable`` names the constants that the model also lists as inputs; ``extra`` is a
+    serialized ``ModelProto`` of fields that have no place here (training, device configurations).
     """
 
     opsets: dict[str, int] = field(default_factory=dict)
@@ -191,6 +193,8 @@ class ModelInfo:
     doc: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
     functions: list[bytes] = field(default_factory=list)
+    overridable: list[str] = field(default_factory=list)
+    extra: bytes = b""
 
 
 class Graph:
@@ -334,6 +338,11 @@ class Graph:
         self._nodes.insert(position, node)
         node.graph = self
 
+    def detach_node(self, node: Node) -> None:
+        """Take a node out of the schedule with its uses intact, to be inserted elsewhere."""
+        self._nodes.remove(node)
+        node.graph = None
+
     def remove_node(self, node: Node) -> None:
         """Remove a node whose outputs have no uses left; raises ValueError otherwise."""
         for output in node.outputs:
@@ -386,6 +395,14 @@ class Graph:
         """A deep copy of structure; constant arrays are shared (they are never mutated)."""
         return _clone(self, None, {})
 
+    def insert_copy(self, node: Node, mapping: dict[Value, Value]) -> Node:
+        """Append a deep copy of a node of another graph.
+
+        ``mapping`` gives the values that stand for its operands (those it lacks are captured as
+        they are) and gains the copies of its results, which keep their names.
+        """
+        return _clone_node(node, self, mapping)
+
     def __repr__(self) -> str:
         return f"<Graph {self.name}: {len(self._nodes)} nodes, stage {self.stage.value}>"
 
@@ -416,6 +433,8 @@ def _clone_info(info: ModelInfo) -> ModelInfo:
         info.doc,
         dict(info.metadata),
         list(info.functions),
+        list(info.overridable),
+        info.extra,
     )
 
 

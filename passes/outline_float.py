@@ -1,0 +1,159 @@
+"""Float nodes without a native kernel become q.region nodes, each with the reason.
+
+Regions are as large as convexity allows.  Every node has a *depth*: how often a path from the
+graph's inputs to it changes between native and float.  Float nodes of one depth can run together:
+a path that left the region and came back would have passed native nodes and so gained depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import networkx
+
+from qcc.ir.core import Graph, Node, Value
+from qcc.ir.rewrite import Rewriter
+from qcc.passes.lower.cleanup import drop_dead, fold_float_constants
+from qcc.ref.evaluate import captured_values
+from qcc.ref.float_ops import is_native_float
+
+
+def outline_float(
+    graph: Graph,
+    reasons: Mapping[str, Sequence[str]] | None = None,
+    native_float: Callable[[Node], bool] = is_native_float,
+) -> list[Node]:
+    """Group the float nodes of a LOWERED graph into q.region nodes, in place; gives the regions.
+
+    ``reasons`` maps a node's label to sentences why it is float (a lowering report's refusals).
+    ``native_float`` says which float ops the target computes itself; such a node stays native only
+    at the edge of a region, next to integer ops, so that it never splits one.
+    """
+    rewriter = Rewriter(graph)
+    fold_float_constants(graph, rewriter)
+    outside = _foreign_nodes(graph, native_float)
+    regions = []
+    for members in _by_depth(graph, outside):
+        regions.append(_outline(graph, rewriter, members, reasons or {}))
+    _reschedule(graph)
+    drop_dead(graph, rewriter)
+    return [node for node in regions if node.graph is graph]
+
+
+def _foreign_nodes(graph: Graph, native_float: Callable[[Node], bool]) -> set[Node]:
+    """The nodes that must run in a region."""
+    foreign = {node for node in graph.nodes if node.domain != "q"}
+    changed = True
+    while changed:
+        changed = False
+        for node in [n for n in graph.nodes if n in foreign]:
+            if native_float(node) and (_behind(node, foreign) or _ahead(node, foreign)):
+                foreign.discard(node)
+                changed = True
+    return foreign
+
+
+def _behind(node: Node, foreign: set[Node]) -> bool:
+    """Whether every operand comes from native code, at least one from a node."""
+    makers = [v.producer for v in node.inputs if v is not None and v.producer is not None]
+    return bool(makers) and not any(maker in foreign for maker in makers)
+
+
+def _ahead(node: Node, foreign: set[Node]) -> bool:
+    """Whether native nodes alone read the result."""
+    users = node.output.users
+    return bool(users) and not any(user in foreign for user in users) and not node.output.is_output
+
+
+def _by_depth(graph: Graph, foreign: set[Node]) -> list[list[Node]]:
+    depth: dict[Node, int] = {}
+    groups: dict[int, list[Node]] = {}
+    for node in graph.nodes:
+        inside = node in foreign
+        deepest = 0 if inside else 1
+        for value in captured_values(node):
+            maker = value.producer
+            if maker is not None and maker in depth:
+                change = (maker in foreign) != inside
+                deepest = max(deepest, depth[maker] + change)
+        depth[node] = deepest
+        if inside:
+            groups.setdefault(deepest, []).append(node)
+    return [groups[key] for key in sorted(groups)]
+
+
+def _outline(
+    graph: Graph,
+    rewriter: Rewriter,
+    members: list[Node],
+    reasons: Mapping[str, Sequence[str]],
+) -> Node:
+    inside = set(members)
+    inputs: dict[Value, None] = {}
+    for node in members:
+        for value in captured_values(node):
+            if value.producer not in inside and not value.is_constant:
+                inputs[value] = None
+    outputs = [
+        value
+        for node in members
+        for value in node.outputs
+        if any(use.user is graph or use.user not in inside for use in value.uses)
+    ]
+    body = _body(graph, members, list(inputs), outputs)
+    region = rewriter.insert(
+        "q.region",
+        list(inputs),
+        [value.type for value in outputs],
+        attributes={"body": body, "reason": _reason(members, reasons)},
+        name=graph.fresh_name("region"),
+    )
+    for inner in body.outputs:
+        inner.name = graph.fresh_name(inner.name)
+    for old, new in zip(outputs, region.outputs, strict=True):
+        rewriter.replace_uses(old, new)
+    for node in reversed(members):
+        rewriter.erase(node)
+    return region
+
+
+def _body(
+    graph: Graph, members: Iterable[Node], inputs: Sequence[Value], outputs: Sequence[Value]
+) -> Graph:
+    """The members copied into a graph of their own; constants are shared data."""
+    body = Graph("region", parent=graph)
+    mapping: dict[Value, Value] = {}
+    for value in inputs:
+        mapping[value] = body.add_input(graph.fresh_name(value.name), value.type)
+    for node in members:
+        for value in captured_values(node):
+            if value.constant is not None and value not in mapping:
+                name = graph.fresh_name(value.name)
+                mapping[value] = body.add_constant(name, value.constant, value.tensor)
+        body.insert_copy(node, mapping)
+    body.set_outputs([mapping[value] for value in outputs])
+    return body
+
+
+def _reason(members: Sequence[Node], reasons: Mapping[str, Sequence[str]]) -> str:
+    found: dict[str, None] = {}
+    for node in members:
+        for sentence in reasons.get(node.label, ()):
+            found[sentence] = None
+    if found:
+        return "; ".join(found)
+    kinds = ", ".join(sorted({node.op for node in members}))
+    return f"no integer kernel for {kinds}"
+
+
+def _reschedule(graph: Graph) -> None:
+    """Order the nodes by their dependencies, keeping the present order where it is free."""
+    position = {node: index for index, node in enumerate(graph.nodes)}
+    order: networkx.DiGraph[Node] = networkx.DiGraph()
+    order.add_nodes_from(graph.nodes)
+    for node in graph.nodes:
+        for value in captured_values(node):
+            if value.producer in position:
+                order.add_edge(value.producer, node)
+    # A region stands last in the list, so everything ready comes before it.
+    graph.reorder(networkx.lexicographical_topological_sort(order, key=position.__getitem__))

@@ -1,0 +1,63 @@
+"""How a reshape relates axes: which groups of axes it splits and joins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def axis_groups(
+    source: Sequence[int], target: Sequence[int]
+) -> list[tuple[list[int], list[int]]] | None:
+    """Smallest runs of axes of equal size on both sides: ``(source axes, target axes)`` in order.
+
+    Axes of one element belong to no group.  None where the sizes of the whole differ.
+    """
+    left = [(i, d) for i, d in enumerate(source) if d != 1]
+    right = [(i, d) for i, d in enumerate(target) if d != 1]
+    groups: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(left) and j < len(right):
+        a, b = [left[i][0]], [right[j][0]]
+        size_a, size_b = left[i][1], right[j][1]
+        i, j = i + 1, j + 1
+        while size_a != size_b:
+            if size_a < size_b:
+                if i == len(left):
+                    return None
+                a.append(left[i][0])
+                size_a, i = size_a * left[i][1], i + 1
+            else:
+                if j == len(right):
+                    return None
+                b.append(right[j][0])
+                size_b, j = size_b * right[j][1], j + 1
+        groups.append((a, b))
+    return groups if i == len(left) and j == len(right) else None
+
+
+def commute_reshape(
+    shape: Sequence[int], perm: Sequence[int], target: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """``reshape(transpose(x, perm), target)`` as ``transpose(reshape(x, new), new_perm)``.
+
+    ``shape`` is that of x.  Gives ``(new, new_perm)``, or None where a group that the reshape joins
+    does not lie together, in order, in x.
+    """
+    turned = [shape[p] for p in perm]
+    groups = axis_groups(turned, target)
+    if groups is None:
+        return None
+    present = [axis for axis, size in enumerate(shape) if size != 1]
+    placed: list[tuple[int, list[int]]] = []
+    for source_axes, target_axes in groups:
+        places = [present.index(perm[axis]) for axis in source_axes]
+        if places != list(range(places[0], places[0] + len(places))):
+            return None
+        placed.append((places[0], target_axes))
+    order = [axis for _, axes in sorted(placed, key=lambda item: item[0]) for axis in axes]
+    # Axes of one element lie where their left neighbour in the target lies.
+    for axis, size in enumerate(target):
+        if size == 1:
+            order.insert(order.index(axis - 1) + 1 if axis else 0, axis)
+    new = tuple(target[axis] for axis in order)
+    return new, tuple(order.index(axis) for axis in range(len(target)))
