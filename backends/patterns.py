@@ -1,0 +1,330 @@
+"""The fusion patterns that backends choose from, each a traced pattern with its checks.
+
+Operand names mean the same everywhere: ``x`` (and ``a``, ``b``, ``xs0``, ...) are activations,
+``residual`` is the other operand of a fused Add, ``w`` a constant weight, ``bias`` a constant bias,
+``c`` a constant operand of an elementwise op; every other name is a parameter of the op (a shape,
+an axis, a limit) that stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from qcc.ir.core import Node, Value, constant_array
+from qcc.ir.ops import attribute
+from qcc.ir.pattern import Ops, Pattern, Variable, const, named_pattern, optional, pattern, rest
+
+
+# -- checks: None, or a sentence of refusal --------------------------------------------------------
+
+
+def not_constant(value: Value) -> str | None:
+    """An activation, not an initializer."""
+    return f"%{value.name} is a constant, not an activation" if value.is_constant else None
+
+
+def scalar_constant(value: Value) -> str | None:
+    """An initializer of one element."""
+    data = constant_array(value)
+    if data is None or data.size != 1:
+        return f"%{value.name} is not a single constant number"
+    return None
+
+
+def float_constant(value: Value) -> str | None:
+    """A float32 initializer."""
+    data = constant_array(value)
+    if data is None or data.dtype != np.float32:
+        return f"%{value.name} is not a float32 constant"
+    return None
+
+
+def matrix_constant(value: Value) -> str | None:
+    """A constant of rank 2."""
+    data = constant_array(value)
+    if data is None or data.ndim != 2:
+        return f"the weight %{value.name} is not a constant matrix"
+    return float_constant(value)
+
+
+def last_axis_bias(node: Node) -> str | None:
+    """The Add of a matrix product has a constant that varies along the last axis only."""
+    rank = node.output.tensor.rank
+    for value in node.inputs:
+        data = constant_array(value)
+        if data is None:
+            continue
+        lead = data.shape[:-1]
+        if data.ndim > (rank or data.ndim) or any(d != 1 for d in lead):
+            return f"the constant of '{node.label}' varies along more than the last axis"
+    return None
+
+
+def same_shapes(node: Node) -> str | None:
+    """Both operands have the result's shape: nothing is broadcast."""
+    shapes = {value.tensor.shape for value in node.inputs if value is not None}
+    shape = node.output.tensor.shape
+    if shape is None or shapes != {shape} or None in shape:
+        return f"the operands of '{node.label}' are not known to have the same shape"
+    return None
+
+
+def gemm_parameters(node: Node) -> str | None:
+    """Gemm that is a plain matrix product with an added row."""
+    if attribute(node, "transA"):
+        return f"'{node.label}' has transA"
+    if float(attribute(node, "alpha")) != 1.0:
+        return f"'{node.label}' has alpha other than 1"
+    bias = constant_array(node.input(2))
+    if node.input(2) is None:
+        return None
+    if float(attribute(node, "beta")) != 1.0:
+        return f"'{node.label}' has beta other than 1"
+    if bias is None or any(d != 1 for d in bias.shape[:-1]):
+        return f"the third operand of '{node.label}' is not one constant row"
+    return None
+
+
+def one_result(node: Node) -> str | None:
+    """Only the first result is used."""
+    used = [output for output in node.outputs[1:] if output.uses]
+    return f"the result {used[0]!r} of '{node.label}' is used" if used else None
+
+
+def spatial_resize(node: Node) -> str | None:
+    """A nearest or linear Resize by constants, of the spatial axes only."""
+    mode = attribute(node, "mode")
+    mode = mode.decode() if isinstance(mode, bytes) else str(mode)
+    if mode not in ("nearest", "linear"):
+        return f"'{node.label}' resizes by '{mode}', not by nearest or linear"
+    if attribute(node, "antialias"):
+        return f"'{node.label}' resizes with antialiasing"
+    return None
+
+
+def zero_padding(node: Node) -> str | None:
+    """A Pad with the constant 0, which every quantization represents exactly."""
+    mode = attribute(node, "mode")
+    mode = mode.decode() if isinstance(mode, bytes) else str(mode)
+    if mode != "constant":
+        return f"'{node.label}' pads by '{mode}', not with a constant"
+    fill = constant_array(node.input(2))
+    if node.input(2) is not None and (fill is None or float(np.asarray(fill).reshape(-1)[0]) != 0):
+        return f"'{node.label}' pads with something other than 0"
+    return None
+
+
+def constant_parameters(node: Node) -> str | None:
+    """All operands but the first are constants (a shape, axes, indices, ...)."""
+    for value in node.inputs[1:]:
+        if value is not None and not value.is_constant:
+            return f"the operand %{value.name} of '{node.label}' is not a constant"
+    return None
+
+
+def spatial_mean(node: Node) -> str | None:
+    """A ReduceMean over constant axes."""
+    return constant_parameters(node)
+
+
+def activation_operand(name: str) -> Variable:
+    """An operand that is no initializer."""
+    return Variable(name, check=not_constant)
+
+
+# -- weighted ops ----------------------------------------------------------------------------------
+
+
+def _activated(root: Callable[[Ops], Any], activation: str) -> Callable[[Ops], Any]:
+    """``root`` followed by nothing, Relu, or Clip with constant limits."""
+
+    def relu(op: Ops) -> Any:
+        return op.Relu(root(op), _role="activation")
+
+    def clip(op: Ops) -> Any:
+        low = optional("low", check=scalar_constant)
+        high = optional("high", check=scalar_constant)
+        return op.Clip(root(op), low, high, _role="activation")
+
+    return {"": root, "relu": relu, "clip": clip}[activation]
+
+
+def _make(name: str, root: Callable[[Ops], Any], activation: str) -> Pattern:
+    full = f"{name}_{activation}" if activation else name
+    return named_pattern(full, _activated(root, activation))
+
+
+def _conv(op: Ops) -> Any:
+    return op.Conv(
+        activation_operand("x"),
+        const("w", float_constant),
+        optional("bias", check=float_constant),
+        _role="conv",
+    )
+
+
+def _conv_add(op: Ops) -> Any:
+    return op.Add(_conv(op), activation_operand("residual"), _role="add", _check=same_shapes)
+
+
+def _gemm(op: Ops) -> Any:
+    return op.Gemm(
+        activation_operand("x"),
+        const("w", matrix_constant),
+        optional("bias", check=float_constant),
+        _role="matmul",
+        _check=gemm_parameters,
+    )
+
+
+def _matmul(op: Ops) -> Any:
+    return op.MatMul(activation_operand("x"), const("w", matrix_constant), _role="matmul")
+
+
+def _matmul_add(op: Ops) -> Any:
+    return op.Add(_matmul(op), const("bias", float_constant), _role="add", _check=last_axis_bias)
+
+
+def _dynamic_matmul(op: Ops) -> Any:
+    return op.MatMul(activation_operand("a"), activation_operand("b"), _role="matmul")
+
+
+ACTIVATIONS = ("", "relu", "clip")
+
+CONV = tuple(_make("conv", _conv, a) for a in ACTIVATIONS)
+CONV_ADD = tuple(_make("conv_add", _conv_add, a) for a in ACTIVATIONS)
+GEMM = tuple(_make("gemm", _gemm, a) for a in ACTIVATIONS)
+MATMUL = tuple(_make("matmul", _matmul, a) for a in ACTIVATIONS)
+MATMUL_ADD = tuple(_make("matmul_add", _matmul_add, a) for a in ACTIVATIONS)
+DYNAMIC_MATMUL = named_pattern("dynamic_matmul", _dynamic_matmul)
+
+
+# -- elementwise -----------------------------------------------------------------------------------
+
+
+def _binary(op_type: str, *, constant: bool = False) -> Callable[[Ops], Any]:
+    def root(op: Ops) -> Any:
+        right = const("c", float_constant) if constant else activation_operand("b")
+        return op(op_type, activation_operand("a"), right, _role=op_type.lower())
+
+    return root
+
+
+ADD = tuple(_make("add", _binary("Add"), a) for a in ACTIVATIONS)
+MUL = tuple(_make("mul", _binary("Mul"), a) for a in ACTIVATIONS)
+SUB = (named_pattern("sub", _binary("Sub")),)
+ADD_CONSTANT = tuple(_make("add_constant", _binary("Add", constant=True), a) for a in ACTIVATIONS)
+MUL_CONSTANT = tuple(_make("mul_constant", _binary("Mul", constant=True), a) for a in ACTIVATIONS)
+SUB_CONSTANT = (named_pattern("sub_constant", _binary("Sub", constant=True)),)
+
+
+@pattern
+def silu(op: Any) -> Any:
+    """x * Sigmoid(x)."""
+    x = activation_operand("x")
+    return op.Mul(x, op.Sigmoid(x))
+
+
+def unary(op_type: str) -> Pattern:
+    """A one-operand function ``op_type``, further operands being single constants."""
+
+    def root(op: Ops) -> Any:
+        return op(op_type, activation_operand("x"), rest("parameter"), _check=scalar_parameters)
+
+    return named_pattern(op_type.lower(), root)
+
+
+def scalar_parameters(node: Node) -> str | None:
+    """Every operand but the first is absent or one constant number."""
+    for value in node.inputs[1:]:
+        if value is not None and scalar_constant(value) is not None:
+            return f"the operand %{value.name} of '{node.label}' is not a single constant number"
+    return None
+
+
+def with_scalar(op_type: str, *, swapped: bool = False) -> Pattern:
+    """``op_type`` of an activation and one constant number (``swapped``: number first)."""
+
+    def root(op: Ops) -> Any:
+        number = const("c", scalar_constant)
+        operands = (
+            (number, activation_operand("x")) if swapped else (activation_operand("x"), number)
+        )
+        return op(op_type, *operands)
+
+    suffix = "of_scalar" if swapped else "scalar"
+    return named_pattern(f"{op_type.lower()}_{suffix}", root)
+
+
+UNARY = (
+    *("Relu", "Clip", "LeakyRelu", "PRelu", "ThresholdedRelu", "Elu", "Selu", "Celu"),
+    *("HardSwish", "Gelu", "Mish", "Softplus", "Softsign", "Erf", "Abs", "Neg", "Sign"),
+    *("Exp", "Log", "Sqrt", "Reciprocal", "Sin", "Cos", "Floor", "Ceil", "Round"),
+)
+"""Functions of one tensor whose result has a measured range."""
+
+UNARY_FIXED = {"Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0), "Tanh": (-1.0, 1.0)}
+"""Functions of one tensor whose result has a known range."""
+
+SCALAR = tuple(with_scalar(name) for name in ("Add", "Mul", "Sub", "Div", "Pow", "Max", "Min"))
+SCALAR_FIRST = tuple(with_scalar(name, swapped=True) for name in ("Sub", "Div"))
+
+
+# -- pools, reductions, movement -------------------------------------------------------------------
+
+
+def single(op_type: str, check: Callable[[Node], str | None] | None = None) -> Pattern:
+    """One node with one activation ``x``; further operands are parameters."""
+
+    def root(op: Ops) -> Any:
+        return op(op_type, activation_operand("x"), rest("parameter"), _check=check)
+
+    return named_pattern(op_type.lower(), root)
+
+
+MAX_POOL = single("MaxPool", one_result)
+GLOBAL_MAX_POOL = single("GlobalMaxPool")
+AVERAGE_POOL = single("AveragePool")
+GLOBAL_AVERAGE_POOL = single("GlobalAveragePool")
+REDUCE_MEAN = single("ReduceMean", spatial_mean)
+RESIZE = single("Resize", spatial_resize)
+PAD = single("Pad", zero_padding)
+SOFTMAX = single("Softmax")
+
+MOVEMENT = {
+    "Reshape": "q.reshape",
+    "Flatten": "q.reshape",
+    "Squeeze": "q.reshape",
+    "Unsqueeze": "q.reshape",
+    "Identity": "q.reshape",
+    "Transpose": "q.transpose",
+    "Slice": "q.slice",
+    "Split": "q.slice",
+    "DepthToSpace": "q.depth_to_space",
+    "SpaceToDepth": "q.depth_to_space",
+    "Gather": "q.gather",
+    "Expand": "q.expand",
+    "Tile": "q.expand",
+}
+"""Ops that move values without changing them, and the integer op that each becomes."""
+
+
+def movement(op_type: str) -> Pattern:
+    """One movement op; its parameters may be computed (a shape) but are never quantized."""
+    return single(op_type)
+
+
+@pattern
+def concat(op: Any) -> Any:
+    """Concat of activations."""
+    return op.Concat(rest("xs"), _check=_no_constants)
+
+
+def _no_constants(node: Node) -> str | None:
+    for value in node.inputs:
+        if value is not None and value.is_constant:
+            return f"the operand %{value.name} of '{node.label}' is a constant"
+    return None
