@@ -13,38 +13,57 @@ from typing import Any
 
 import numpy as np
 
-from qcc.ir.core import Node, Value, constant_array
+from qcc.ir.core import Array, Node, Value, constant_array
 from qcc.ir.ops import attribute
-from qcc.ir.pattern import Ops, Pattern, Variable, const, named_pattern, optional, pattern, rest
-
+from qcc.ir.pattern import (
+    Ops,
+    Pattern,
+    ValueCheck,
+    Variable,
+    named_pattern,
+    optional,
+    pattern,
+    rest,
+)
 
 # -- checks: None, or a sentence of refusal --------------------------------------------------------
 
 
+def constant_behind(value: Value | None) -> Array | None:
+    """The data of an initializer, or of one behind a q.dequantize (as stored); else None.
+
+    Patterns are matched on float graphs and, by lowering, on numbered ones, where weights are int8.
+    """
+    if value is not None and value.producer is not None and value.producer.op == "q.dequantize":
+        value = value.producer.input(0)
+    return constant_array(value)
+
+
 def not_constant(value: Value) -> str | None:
     """An activation, not an initializer."""
-    return f"%{value.name} is a constant, not an activation" if value.is_constant else None
+    if constant_behind(value) is not None:
+        return f"%{value.name} is a constant, not an activation"
+    return None
 
 
 def scalar_constant(value: Value) -> str | None:
-    """An initializer of one element."""
-    data = constant_array(value)
+    """A constant of one element."""
+    data = constant_behind(value)
     if data is None or data.size != 1:
         return f"%{value.name} is not a single constant number"
     return None
 
 
 def float_constant(value: Value) -> str | None:
-    """A float32 initializer."""
-    data = constant_array(value)
-    if data is None or data.dtype != np.float32:
-        return f"%{value.name} is not a float32 constant"
-    return None
+    """A constant of float32 values."""
+    if constant_behind(value) is None:
+        return f"%{value.name} is not a constant"
+    return None if value.tensor.is_float else f"%{value.name} is not float32"
 
 
 def matrix_constant(value: Value) -> str | None:
     """A constant of rank 2."""
-    data = constant_array(value)
+    data = constant_behind(value)
     if data is None or data.ndim != 2:
         return f"the weight %{value.name} is not a constant matrix"
     return float_constant(value)
@@ -54,7 +73,7 @@ def last_axis_bias(node: Node) -> str | None:
     """The Add of a matrix product has a constant that varies along the last axis only."""
     rank = node.output.tensor.rank
     for value in node.inputs:
-        data = constant_array(value)
+        data = constant_behind(value)
         if data is None:
             continue
         lead = data.shape[:-1]
@@ -78,7 +97,7 @@ def gemm_parameters(node: Node) -> str | None:
         return f"'{node.label}' has transA"
     if float(attribute(node, "alpha")) != 1.0:
         return f"'{node.label}' has alpha other than 1"
-    bias = constant_array(node.input(2))
+    bias = constant_behind(node.input(2))
     if node.input(2) is None:
         return None
     if float(attribute(node, "beta")) != 1.0:
@@ -135,6 +154,11 @@ def activation_operand(name: str) -> Variable:
     return Variable(name, check=not_constant)
 
 
+def constant_operand(name: str, check: ValueCheck = float_constant) -> Variable:
+    """An operand that is a constant, plain or behind a q.dequantize."""
+    return Variable(name, check=check)
+
+
 # -- weighted ops ----------------------------------------------------------------------------------
 
 
@@ -160,7 +184,7 @@ def _make(name: str, root: Callable[[Ops], Any], activation: str) -> Pattern:
 def _conv(op: Ops) -> Any:
     return op.Conv(
         activation_operand("x"),
-        const("w", float_constant),
+        constant_operand("w"),
         optional("bias", check=float_constant),
         _role="conv",
     )
@@ -173,7 +197,7 @@ def _conv_add(op: Ops) -> Any:
 def _gemm(op: Ops) -> Any:
     return op.Gemm(
         activation_operand("x"),
-        const("w", matrix_constant),
+        constant_operand("w", matrix_constant),
         optional("bias", check=float_constant),
         _role="matmul",
         _check=gemm_parameters,
@@ -181,11 +205,13 @@ def _gemm(op: Ops) -> Any:
 
 
 def _matmul(op: Ops) -> Any:
-    return op.MatMul(activation_operand("x"), const("w", matrix_constant), _role="matmul")
+    return op.MatMul(
+        activation_operand("x"), constant_operand("w", matrix_constant), _role="matmul"
+    )
 
 
 def _matmul_add(op: Ops) -> Any:
-    return op.Add(_matmul(op), const("bias", float_constant), _role="add", _check=last_axis_bias)
+    return op.Add(_matmul(op), constant_operand("bias"), _role="add", _check=last_axis_bias)
 
 
 def _dynamic_matmul(op: Ops) -> Any:
@@ -207,7 +233,7 @@ DYNAMIC_MATMUL = named_pattern("dynamic_matmul", _dynamic_matmul)
 
 def _binary(op_type: str, *, constant: bool = False) -> Callable[[Ops], Any]:
     def root(op: Ops) -> Any:
-        right = const("c", float_constant) if constant else activation_operand("b")
+        right = constant_operand("c") if constant else activation_operand("b")
         return op(op_type, activation_operand("a"), right, _role=op_type.lower())
 
     return root
@@ -249,7 +275,7 @@ def with_scalar(op_type: str, *, swapped: bool = False) -> Pattern:
     """``op_type`` of an activation and one constant number (``swapped``: number first)."""
 
     def root(op: Ops) -> Any:
-        number = const("c", scalar_constant)
+        number = constant_operand("c", scalar_constant)
         operands = (
             (number, activation_operand("x")) if swapped else (activation_operand("x"), number)
         )
@@ -317,14 +343,14 @@ def movement(op_type: str) -> Pattern:
     return single(op_type)
 
 
+def _no_constants(node: Node) -> str | None:
+    for value in node.inputs:
+        if constant_behind(value) is not None:
+            return f"the operand {value!r} of '{node.label}' is a constant"
+    return None
+
+
 @pattern
 def concat(op: Any) -> Any:
     """Concat of activations."""
     return op.Concat(rest("xs"), _check=_no_constants)
-
-
-def _no_constants(node: Node) -> str | None:
-    for value in node.inputs:
-        if value is not None and value.is_constant:
-            return f"the operand %{value.name} of '{node.label}' is a constant"
-    return None
