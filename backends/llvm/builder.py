@@ -124,6 +124,18 @@ class LoopBuilder:
         a, b = self.index(a), self.index(b)
         return self.ir.select(self.ir.icmp_signed("<", a, b), a, b)
 
+    def maximum(self, a: Index, b: Index) -> Index:
+        """The larger of two indices."""
+        if isinstance(a, int) and isinstance(b, int):
+            return max(a, b)
+        a, b = self.index(a), self.index(b)
+        return self.ir.select(self.ir.icmp_signed(">", a, b), a, b)
+
+    @staticmethod
+    def integer(bits: int) -> Any:
+        """The integer type of ``bits`` bits."""
+        return ir.IntType(bits)
+
     # -- memory -------------------------------------------------------------------------------
 
     def at(self, pointer: Value, offset: Index) -> Value:
@@ -145,6 +157,8 @@ class LoopBuilder:
         with self.ir.goto_entry_block():
             slot = self.ir.alloca(I8, size=ir.Constant(I64, size))
         slot.align = align
+        # llvmlite gives stack slots a typed pointer, which current LLVM does not read.
+        slot.type = POINTER
         return slot
 
     # -- control ------------------------------------------------------------------------------

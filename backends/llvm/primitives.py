@@ -231,6 +231,8 @@ def _emulation(k: LoopBuilder, row: Primitive) -> Any:
         return found
     function = ir.Function(k.module, ir.FunctionType(row.result, list(row.operand_types)), name)
     function.linkage = "internal"
+    # Inlining every use of a definition would make compilation many times slower.
+    function.attributes.add("noinline")
     inner = LoopBuilder(function)
     inner.ir.ret(row.definition(inner, list(function.args)))
     return function
@@ -245,13 +247,9 @@ def add_saturating_int16(k: LoopBuilder, a: Value, b: Value) -> Value:
     return k.ir.call(_declare(k, name, a.type, [a.type, a.type]), [a, b])
 
 
-def clamp_uint8(k: LoopBuilder, value: Value, low: int, high: int) -> Value:
-    """Clamp unsigned bytes to ``[low, high]``; bounds that cannot bind cost nothing."""
-    if low > 0:
-        value = _minmax(k, "umax", value, constant(value.type, low))
-    if high < 255:
-        value = _minmax(k, "umin", value, constant(value.type, high))
-    return value
+def integer_minmax(k: LoopBuilder, kind: str, a: Value, b: Value) -> Value:
+    """Elementwise ``umax``, ``umin``, ``smax`` or ``smin`` of two integer vectors."""
+    return _minmax(k, kind, a, b)
 
 
 def clamp_float(k: LoopBuilder, value: Value, bound: float) -> Value:

@@ -7,6 +7,7 @@ before whatever reads its output.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -44,8 +45,9 @@ class Kernel(Protocol):
         """Names of the pointer parameters, in order."""
         ...
 
-    def pack(self, isa: InstructionSet, **constants: Any) -> Packed:
-        """Bytes of the constant operands for ``isa``."""
+    @property
+    def pack(self) -> Callable[..., Packed]:
+        """``pack(isa, **constants)``: bytes of the constant operands for ``isa``."""
         ...
 
     def emit(self, module: Any, isa: InstructionSet, symbol: str) -> Any:

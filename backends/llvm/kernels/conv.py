@@ -1,0 +1,221 @@
+"""Convolution and matrix product over 8-bit activations: implicit GEMM with a fused epilogue.
+
+A pointwise convolution of stride 1 reads its activations in place.  Other convolutions either walk
+the taps of each output pixel in place or, where the inner loop wants another form, copy the taps of
+a block of output pixels into scratch memory that stays in cache (``conv_plan.Source``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qcc import numerics
+from qcc.backends.llvm.builder import declare_kernel
+from qcc.backends.llvm.isa import InstructionSet
+from qcc.backends.llvm.kernels import Packed
+from qcc.backends.llvm.kernels.activation import ActivationLayout
+from qcc.backends.llvm.kernels.conv_code import ConvWriter
+from qcc.backends.llvm.kernels.conv_plan import ConvPlan
+from qcc.backends.llvm.kernels.epilogue import (
+    Epilogue,
+    Form,
+    ParameterBlock,
+    needs_float_clamp,
+)
+from qcc.backends.llvm.kernels.gemm import parts_needed
+from qcc.backends.llvm.kernels.window import Window
+from qcc.backends.llvm.schedule import GemmSchedule
+from qcc.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ConvKernel:
+    """Convolution ``[N,C,H,W] * [O,C/groups,kh,kw]`` over physical NHWC uint8 activations.
+
+    ``weight_parts``: how many bytes make a weight (1 when all weights fit int8).
+    ``safe_pairs``: the weights allow ``vpmaddubsw`` without saturation (:func:`has_safe_pairs`).
+    ``schedule`` overrides the cost model.  The residual, if any, has the output's shape.
+    Operands: ``input, weight, parameters, [residual,] output``.
+    """
+
+    input: ActivationLayout
+    output: ActivationLayout
+    window: Window = field(default_factory=Window)
+    groups: int = 1
+    epilogue: Epilogue = field(default_factory=Epilogue)
+    weight_parts: int = 1
+    safe_pairs: bool = False
+    schedule: GemmSchedule | None = None
+
+    def __post_init__(self) -> None:
+        self.window.check(self.input, self.output)
+        if self.input.channels % self.groups or self.output.channels % self.groups:
+            raise ConfigError(
+                f"{self.input.channels} input and {self.output.channels} output channels cannot be "
+                f"divided into {self.groups} groups."
+            )
+        residual = self.epilogue.residual
+        if residual is not None and _shape(residual) != _shape(self.output):
+            raise ConfigError("The residual must have the shape of the convolution's output.")
+
+    @property
+    def name(self) -> str:
+        """Such as ``conv_1x56x56x64_64_k3x3_s1x1``."""
+        i, w = self.input, self.window
+        shape = f"{i.batch}x{i.height}x{i.width}x{i.channels}_{self.output.channels}"
+        taps = f"k{w.kernel[0]}x{w.kernel[1]}_s{w.strides[0]}x{w.strides[1]}"
+        return f"conv_{shape}_{taps}" + (f"_g{self.groups}" if self.groups > 1 else "")
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        """Pointer parameters in order."""
+        residual = () if self.epilogue.residual is None else ("residual",)
+        return ("input", "weight", "parameters", *residual, "output")
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one call, padding not counted."""
+        taps = self.window.kernel[0] * self.window.kernel[1]
+        pixels = self.output.batch * self.output.height * self.output.width
+        return pixels * self.output.channels * taps * (self.input.channels // self.groups)
+
+    def pack(
+        self,
+        isa: InstructionSet,
+        *,
+        weight: Any,
+        multiplier: Any,
+        input_zero_point: int,
+        bias: Any | None = None,
+        output_zero_point: int = 0,
+        low: int = 0,
+        high: int = 255,
+        residual_zero_point: int = 0,
+        residual_multiplier: float = 0.0,
+        table: Any | None = None,
+    ) -> Packed:
+        """Pack ``weight`` int ``[O, C/groups, kh, kw]`` and the epilogue's constants.
+
+        ``multiplier`` float32 and ``bias`` int32 are ``[O]`` (or scalars); zero points and the
+        clamp bounds ``[low, high]`` are in stored uint8 units.  Raises :class:`ConfigError` when
+        the weights break what the specification says of them.
+        """
+        weights = np.asarray(weight)
+        self._check_weight(weights)
+        plan = ConvPlan.of(self, isa)
+        channels = self.output.channels
+        total = weights.astype(np.int64).reshape(channels, -1).sum(1)
+        # The signed dot product sees activations less 128.
+        centre = input_zero_point - (128 if isa.dot == "sdot" else 0)
+        start = (0 if bias is None else np.asarray(bias, np.int64)) - centre * total
+        start = np.broadcast_to(start, channels).astype(np.int32)
+        scale = np.broadcast_to(np.asarray(multiplier, np.float32), channels)
+        per_group = channels // self.groups
+        groups = [slice(g * per_group, (g + 1) * per_group) for g in range(self.groups)]
+        matrix = plan.weight_matrix(weights)
+        block = ParameterBlock(isa, plan.panels.vectors * self.groups, self.epilogue)
+        parameters = block.pack(
+            np.concatenate([plan.panels.spread(start[g]) for g in groups]),
+            np.concatenate([plan.panels.spread(scale[g]) for g in groups]),
+            output_zero_point=output_zero_point,
+            low=low,
+            high=high,
+            residual_zero_point=residual_zero_point,
+            residual_multiplier=residual_multiplier,
+            table=table,
+        )
+        packed = np.concatenate([plan.panels.pack(matrix[g]) for g in groups])
+        return {"weight": packed, "parameters": parameters}
+
+    def _check_weight(self, weight: NDArray[Any]) -> None:
+        shape = (self.output.channels, self.input.channels // self.groups, *self.window.kernel)
+        if weight.shape != shape:
+            raise ConfigError(f"The weight has shape {weight.shape}; the kernel needs {shape}.")
+        if parts_needed(weight) > self.weight_parts:
+            raise ConfigError(
+                f"The weights lie in [{weight.min()}, {weight.max()}], which needs weight_parts="
+                f"{parts_needed(weight)}, not {self.weight_parts}."
+            )
+        if self.safe_pairs and not has_safe_pairs(weight):
+            raise ConfigError("The weights can saturate a pair sum; make the kernel without it.")
+
+    def emit(self, module: Any, isa: InstructionSet, symbol: str) -> Any:
+        """Add the kernel's function to ``module``."""
+        return ConvWriter(self, isa, declare_kernel(module, symbol, self.operands)).write()
+
+
+def _shape(layout: ActivationLayout) -> tuple[int, int, int, int]:
+    return layout.batch, layout.height, layout.width, layout.channels
+
+
+def has_safe_pairs(weight: Any) -> bool:
+    """Whether no sum of two neighbouring byte products ``u8 * w`` can leave int16.
+
+    ``weight`` ``[O, C, kh, kw]``: pairs are channels ``(0,1), (2,3), ...`` of one tap, as every
+    layout of :class:`ConvKernel` has them (channel padding is zero).
+    """
+    w = np.asarray(weight, np.int64)
+    if w.shape[1] % 2:
+        w = np.concatenate([w, np.zeros_like(w[:, :1])], axis=1)
+    high, low = np.maximum(w, 0), np.minimum(w, 0)
+    most = 255 * (high[:, 0::2] + high[:, 1::2]).max(initial=0)
+    least = 255 * (low[:, 0::2] + low[:, 1::2]).min(initial=0)
+    return bool(most <= 32767 and least >= -32768 and parts_needed(w) == 1)
+
+
+def conv_kernel(
+    source: ActivationLayout,
+    target: ActivationLayout,
+    weight: Any,
+    *,
+    multiplier: Any,
+    input_zero_point: int,
+    bias: Any | None = None,
+    window: Window | None = None,
+    groups: int = 1,
+    form: Form = "uint8",
+    residual: ActivationLayout | None = None,
+    residual_multiplier: float = 0.0,
+    table: bool = False,
+) -> ConvKernel:
+    """The specification for real constants: it reads what may be assumed of weights and numbers.
+
+    ``weight`` int ``[O, C/groups, kh, kw]``; ``bias`` int32 and ``multiplier`` float32 ``[O]``.
+    Raises :class:`ConfigError` when an accumulator can leave int32 (contract 2).
+    """
+    weights = np.asarray(weight)
+    low, high = -input_zero_point, 255 - input_zero_point
+    bound = numerics.accumulator_bound(weights, bias, low, high, 0)
+    if bound >= 2**31:
+        raise ConfigError(
+            "The accumulators of a convolution can pass 2^31; keep this operator in float."
+        )
+    clamp = form == "uint8" and needs_float_clamp(bound, multiplier, residual_multiplier)
+    return ConvKernel(
+        input=source,
+        output=target,
+        window=window or Window(weights.shape[2:]),
+        groups=groups,
+        epilogue=Epilogue(form, residual, table, clamp),
+        weight_parts=parts_needed(weights),
+        safe_pairs=has_safe_pairs(weights),
+    )
+
+
+def matmul_kernel(
+    rows: int, depth: int, columns: int, weight: Any, *, row_stride: int | None = None, **rest: Any
+) -> ConvKernel:
+    """``[rows, depth] x [depth, columns]`` as a pointwise convolution over ``rows`` pixels.
+
+    ``weight`` int ``[depth, columns]``; ``row_stride`` bytes from one row of the input to the next
+    (default: ``depth`` rounded up to 4).  Other arguments as in :func:`conv_kernel`.  Pack the
+    kernel's weight as ``weight.T[:, :, None, None]``.
+    """
+    stride = -(-depth // 4) * 4 if row_stride is None else row_stride
+    source = ActivationLayout(1, 1, rows, depth, stride)
+    target = ActivationLayout.plain(1, 1, rows, columns)
+    return conv_kernel(source, target, np.asarray(weight).T[:, :, None, None], **rest)

@@ -1,0 +1,122 @@
+"""What a convolution and an instruction set together decide: source, inner loop, layout, cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qcc.backends.llvm.isa import InstructionSet
+from qcc.backends.llvm.kernels import STACK_LIMIT
+from qcc.backends.llvm.kernels.gemm import Panels, Walk
+from qcc.backends.llvm.schedule import GemmSchedule, Inner, gemm_schedule
+from qcc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from qcc.backends.llvm.kernels.conv import ConvKernel
+
+Source = Literal["rows", "taps", "copy"]
+"""``rows``: row ``m`` of the product is pixel ``m`` of the input.  ``taps``: each row has its own
+pointer and its taps are walked in place.  ``copy``: blocks of rows are copied to scratch memory."""
+
+
+@dataclass(frozen=True)
+class ConvPlan:
+    """What a kernel and an instruction set together decide: source, inner loop, cut, layout.
+
+    ``merged``: the horizontal taps of a window row are one run of ``kw * channel_stride`` bytes.
+    ``depth``: bytes of one run in memory order; ``row_bytes``: bytes of a copied row.
+    """
+
+    kernel: ConvKernel
+    source: Source
+    inner: Inner
+    merged: bool
+    walk: Walk
+    panels: Panels
+    schedule: GemmSchedule
+    row_bytes: int
+
+    @staticmethod
+    def of(kernel: ConvKernel, isa: InstructionSet) -> ConvPlan:
+        """The plan for ``kernel`` on ``isa``."""
+        inner: Inner = "dot"
+        if isa.dot == "vpmaddwd":
+            inner = "pairs" if kernel.safe_pairs else "widened"
+        window, layout = kernel.window, kernel.input
+        depth = -(-(layout.channels // kernel.groups) // 4) * 4
+        kh, kw = window.kernel
+        merged = (
+            kernel.groups == 1
+            and window.dilations[1] == 1
+            and (kw == 1 or depth == layout.channel_stride)
+        )
+        run = depth * (kw if merged else 1)
+        source = _source(kernel, inner, run)
+        total = run * kh * (1 if merged else kw)
+        if source == "copy":
+            walk = Walk(total // 4)
+        else:
+            walk = Walk(
+                run // 4,
+                kh,
+                window.dilations[0] * layout.row_bytes,
+                1 if merged else kw,
+                window.dilations[1] * layout.channel_stride,
+            )
+        m = kernel.output.batch * kernel.output.height * kernel.output.width
+        n = kernel.output.channels // kernel.groups
+        row_bytes = layout.channel_stride
+        if source == "copy":
+            row_bytes = total * (2 if inner == "widened" else 1)
+            # Rows a page apart would fight for the same few cache sets.
+            row_bytes += 64 if row_bytes % 2048 == 0 else 0
+        limit = 14 if source != "taps" or isa.architecture != "x86_64" else 6
+        schedule = kernel.schedule or gemm_schedule(
+            isa, inner, m, n, total, row_bytes, limit, source == "copy"
+        )
+        schedule = _within_stack(schedule, row_bytes) if source == "copy" else schedule
+        form = kernel.epilogue.form
+        panels = Panels(isa, inner, kernel.weight_parts, total // 4, n, schedule.vectors, form)
+        return ConvPlan(kernel, source, inner, merged, walk, panels, schedule, row_bytes)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Stack bytes for copied rows (a last copy may overshoot its row)."""
+        if self.source != "copy":
+            return 0
+        return self.schedule.rows * self.schedule.block_tiles * self.row_bytes + 128
+
+    def weight_matrix(self, weight: NDArray[Any]) -> NDArray[np.int16]:
+        """``[O, 4 * quads]``: weights in the order in which a row's activations lie."""
+        outputs, channels, kh, kw = weight.shape
+        matrix = np.zeros((outputs, kh, kw, -(-channels // 4) * 4), np.int16)
+        matrix[..., :channels] = weight.transpose(0, 2, 3, 1)
+        return matrix.reshape(outputs, -1)
+
+
+def _source(kernel: ConvKernel, inner: Inner, run: int) -> Source:
+    window = kernel.window
+    if inner == "widened":
+        return "copy"
+    pointwise = window.kernel == (1, 1) and window.strides == (1, 1) and window.pads == (0, 0)
+    layout, target = kernel.input, kernel.output
+    whole = (layout.height, layout.width) == (target.height, target.width)
+    if pointwise and whole and not layout.has_halo:
+        return "rows"
+    # Short runs would spend their time entering and leaving the inner loop.
+    return "taps" if run >= 64 else "copy"
+
+
+def _within_stack(schedule: GemmSchedule, row_bytes: int) -> GemmSchedule:
+    rows = (STACK_LIMIT - 128) // row_bytes
+    if rows < 1:
+        raise ConfigError(
+            f"One output pixel reads {row_bytes} bytes, more than a kernel's scratch memory of "
+            f"{STACK_LIMIT} bytes; keep this operator in float."
+        )
+    height = min(schedule.rows, rows)
+    tiles = min(schedule.block_tiles, rows // height)
+    return replace(schedule, rows=height, block_tiles=tiles)

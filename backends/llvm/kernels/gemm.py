@@ -1,0 +1,327 @@
+"""The register-tiled matrix product that convolutions and matmuls are made of.
+
+Rows are output pixels, columns output channels.  A tile of ``rows x vectors`` int32 accumulators
+stays in registers while the inner loop walks the products; the epilogue follows in place.  How the
+products of one row are laid out is a :class:`Walk`; where a row begins is the caller's business.
+
+Three inner loops, all exact (see ``schedule.Inner``):
+
+* ``dot``: four activation bytes are broadcast and multiplied with four weights a lane.
+* ``pairs``: ``vpmaddubsw`` adds two byte products to an int16 that provably cannot saturate, then
+  ``vpmaddwd`` with ones adds two of those to an int32.
+* ``widened``: activations were widened to int16 when they were copied, weights are widened as they
+  are loaded, and ``vpmaddwd`` adds two 16-bit products to an int32.
+
+The scheme of register tiles over packed panels is that of Goto and van de Geijn, "Anatomy of
+High-Performance Matrix Multiplication" (2008).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qcc.backends.llvm import primitives
+from qcc.backends.llvm.builder import I8, I16, I32, Index, LoopBuilder, Value, constant, vector
+from qcc.backends.llvm.isa import InstructionSet
+from qcc.backends.llvm.kernels.epilogue import EpilogueWriter, Form, Place, lane_channels
+from qcc.backends.llvm.schedule import GemmSchedule, Inner, split_rows
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The products of one row as ``outer x middle`` runs of ``quads`` groups of four.
+
+    Run ``(i, j)`` begins ``i * outer_bytes + j * middle_bytes`` bytes after the row's pointer.
+    """
+
+    quads: int
+    outer: int = 1
+    outer_bytes: int = 0
+    middle: int = 1
+    middle_bytes: int = 0
+
+    @property
+    def total_quads(self) -> int:
+        """Groups of four products of a whole row."""
+        return self.quads * self.outer * self.middle
+
+
+@dataclass(frozen=True)
+class Panels:
+    """How the weights of one group are stored: column tiles of ``schedule.vectors`` vectors.
+
+    A tile holds, for every group of products, ``parts`` times ``vectors`` vectors of weights;
+    ``parts`` > 1 means that a weight is the sum of several bytes (dot products) or an int16
+    (widened products).
+    """
+
+    isa: InstructionSet
+    inner: Inner
+    parts: int
+    quads: int
+    channels: int
+    tile_vectors: int
+    form: Form
+
+    @property
+    def vectors(self) -> int:
+        """Accumulator vectors that hold all channels."""
+        return -(-self.channels // self.isa.lanes)
+
+    @property
+    def tiles(self) -> list[tuple[int, int]]:
+        """``(first vector, vectors)`` of every column tile; only the last may be narrower."""
+        return [
+            (first, min(self.tile_vectors, self.vectors - first))
+            for first in range(0, self.vectors, self.tile_vectors)
+        ]
+
+    @property
+    def quad_bytes(self) -> int:
+        """Bytes of weights of one vector and one group of four products, all parts."""
+        if self.inner == "widened":
+            return self.isa.vector_bytes * (2 if self.parts > 1 else 1)
+        return self.isa.vector_bytes * self.parts
+
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of weights of one accumulator vector."""
+        return self.quads * self.quad_bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the weights of one group."""
+        return self.vectors * self.vector_bytes
+
+    def channel_order(self) -> NDArray[np.intp]:
+        """Channel of every accumulator lane, ``vectors * lanes`` long; may pass ``channels``."""
+        lanes = self.isa.lanes
+        return np.concatenate(
+            [first * lanes + lane_channels(n, lanes, self.form) for first, n in self.tiles]
+        )
+
+    def spread(self, values: NDArray[Any]) -> NDArray[Any]:
+        """``[channels, ...]`` in lane order along axis 0, zero where there is no channel."""
+        padded = np.zeros((self.vectors * self.isa.lanes, *values.shape[1:]), values.dtype)
+        padded[: len(values)] = values
+        return padded[self.channel_order()]
+
+    def pack(self, weight: NDArray[np.integer]) -> NDArray[np.uint8]:
+        """``[channels, 4 * quads]`` integers to bytes in the order the inner loop reads them."""
+        lanes = self.isa.lanes
+        depth = 2 if self.inner == "widened" else 4
+        spread = self.spread(weight.astype(np.int16)).reshape(
+            self.vectors, lanes, 4 * self.quads // depth, depth
+        )
+        pieces = []
+        for first, count in self.tiles:
+            # [group of products, vector, lane, product in group]
+            tile = spread[first : first + count].transpose(2, 0, 1, 3)
+            if self.inner == "widened":
+                pieces.append(tile.astype(np.int16 if self.parts > 1 else np.int8).tobytes())
+                continue
+            parts = np.stack(byte_parts(tile, self.parts), axis=1)
+            pieces.append(parts.astype(np.int8).tobytes())
+        return np.frombuffer(b"".join(pieces), np.uint8)
+
+
+def byte_parts(weight: NDArray[np.int16], parts: int) -> list[NDArray[np.int16]]:
+    """``parts`` arrays in [-128, 127] that add up to ``weight``."""
+    result, rest = [], weight
+    for _ in range(parts):
+        part = np.clip(rest, -128, 127)
+        result.append(part)
+        rest = rest - part
+    return result
+
+
+def parts_needed(weight: NDArray[np.integer]) -> int:
+    """How many bytes in [-128, 127] must be added to make every weight."""
+    high, depth = int(weight.max(initial=0)), -int(weight.min(initial=0))
+    return max(1, -(-high // 127), -(-depth // 128))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a tile: ``pointer + offset`` bytes is its first product."""
+
+    pointer: Value
+    offset: int = 0
+
+
+class GemmWriter:
+    """Writes tiles of one matrix product into the function that ``k`` builds."""
+
+    def __init__(
+        self,
+        k: LoopBuilder,
+        panels: Panels,
+        walk: Walk,
+        schedule: GemmSchedule,
+        epilogue: EpilogueWriter,
+    ) -> None:
+        self.k, self.isa, self.panels, self.walk = k, panels.isa, panels, walk
+        self.schedule, self.epilogue = schedule, epilogue
+
+    def rows_of_tile(self, m: int) -> tuple[int, int, int]:
+        """``split_rows`` of ``m`` rows with this schedule."""
+        return split_rows(m, self.schedule.rows)
+
+    def columns(
+        self, begin: Index, end: Index, room: int, body: Callable[[Index, int, int], None]
+    ) -> None:
+        """``body(tile, vectors, writable channels)`` for the column tiles in ``[begin, end)``.
+
+        ``room``: channels that may be written.  Tiles that fit it whole share one loop; the last
+        tile gets its own code when it is narrower or reaches past the room.
+        """
+        k, tiles, width = self.k, self.panels.tiles, self.schedule.vectors
+        channels = width * self.isa.lanes
+        whole = min(sum(count == width for _, count in tiles), room // channels)
+        if whole:
+            stop = k.minimum(end, whole)
+            k.loop(begin, stop, lambda t: body(t, width, channels), name="columns")
+        if whole == len(tiles):
+            return
+        if isinstance(end, int):
+            body(whole, tiles[-1][1], room - whole * channels)
+            return
+        with k.when(k.ir.icmp_signed("==", end, k.index(len(tiles)))):
+            body(whole, tiles[-1][1], room - whole * channels)
+
+    def tile(
+        self,
+        rows: Sequence[Row],
+        weights: Value,
+        column: Index,
+        vectors: int,
+        first_vector: Index,
+        places: Callable[[], Sequence[Place]],
+    ) -> None:
+        """One tile: products, then epilogue.
+
+        ``weights`` points at the group's weights; ``first_vector`` is the number of the tile's
+        first accumulator vector among all groups'.
+        """
+        k = self.k
+        offset = k.mul(column, self.schedule.vectors * self.panels.vector_bytes)
+        panel = k.at(weights, offset)
+        bias = self.epilogue.bias(first_vector, vectors)
+        accumulators = self._walk(rows, panel, [bias[s] for _ in rows for s in range(vectors)])
+        table = [accumulators[r * vectors : (r + 1) * vectors] for r in range(len(rows))]
+        self.epilogue.finish(table, first_vector, places())
+
+    def _walk(self, rows: Sequence[Row], panel: Value, accumulators: list[Value]) -> list[Value]:
+        k, walk = self.k, self.walk
+        vectors = len(accumulators) // len(rows)
+        run_bytes = walk.quads * vectors * self.panels.quad_bytes
+
+        def run(offset: Index, number: Index, values: Sequence[Value]) -> list[Value]:
+            weights = k.at(panel, k.mul(number, run_bytes))
+            moved = [Row(k.at(row.pointer, offset), row.offset) for row in rows]
+            return self._run(moved, weights, list(values))
+
+        def middle(i: Index, *values: Value) -> list[Value]:
+            return k.loop(
+                0,
+                walk.middle,
+                lambda j, *inner: run(
+                    k.add(k.mul(i, walk.outer_bytes), k.mul(j, walk.middle_bytes)),
+                    k.add(k.mul(i, walk.middle), j),
+                    inner,
+                ),
+                carried=values,
+                name="taps",
+            )
+
+        return k.loop(0, walk.outer, middle, carried=accumulators, name="tap_rows")
+
+    def _run(self, rows: Sequence[Row], weights: Value, accumulators: list[Value]) -> list[Value]:
+        """One run of products, unrolled twice where the tile's code stays short."""
+        k = self.k
+        quads = self.walk.quads
+        vectors = len(accumulators) // len(rows)
+        unroll = 2 if self.panels.inner == "widened" or len(rows) * vectors <= 16 else 1
+        unroll = min(unroll, quads)
+        step = {"dot": self._dot, "pairs": self._pairs, "widened": self._widened}[self.panels.inner]
+
+        def body(turn: Index, *values: Value) -> list[Value]:
+            result = list(values)
+            for i in range(unroll):
+                step(rows, weights, k.add(turn, i), vectors, result)
+            return result
+
+        whole = quads // unroll * unroll
+        accumulators = k.loop(0, whole, body, step=unroll, carried=accumulators, name="products")
+        for quad in range(whole, quads):
+            step(rows, weights, quad, vectors, accumulators)
+        return accumulators
+
+    def _broadcast(self, row: Row, offset: Index, type_: Value) -> Value:
+        k = self.k
+        word = k.load(I32, row.pointer, k.add(offset, row.offset))
+        return k.ir.bitcast(k.splat(word, self.isa.lanes), type_)
+
+    def _dot(
+        self, rows: Sequence[Row], weights: Value, quad: Index, vectors: int, acc: list[Value]
+    ) -> None:
+        k, isa = self.k, self.isa
+        size, octets = isa.vector_bytes, vector(I8, isa.vector_bytes)
+        name = "dot_signed_signed" if isa.dot == "sdot" else "dot_unsigned_signed"
+        base = k.mul(quad, vectors * self.panels.quad_bytes)
+        parts = [
+            [
+                k.load(octets, weights, k.add(base, (part * vectors + s) * size), align=size)
+                for s in range(vectors)
+            ]
+            for part in range(self.panels.parts)
+        ]
+        for r, row in enumerate(rows):
+            a = self._broadcast(row, k.mul(quad, 4), octets)
+            if isa.dot == "sdot":
+                a = k.ir.xor(a, constant(octets, -128))
+            for part in parts:
+                for s in range(vectors):
+                    i = r * vectors + s
+                    acc[i] = primitives.call(k, isa, name, acc[i], a, part[s])
+
+    def _pairs(
+        self, rows: Sequence[Row], weights: Value, quad: Index, vectors: int, acc: list[Value]
+    ) -> None:
+        k, isa = self.k, self.isa
+        size, octets = isa.vector_bytes, vector(I8, isa.vector_bytes)
+        ones = constant(vector(I16, size // 2), 1)
+        base = k.mul(quad, vectors * size)
+        b = [k.load(octets, weights, k.add(base, s * size), align=size) for s in range(vectors)]
+        for r, row in enumerate(rows):
+            a = self._broadcast(row, k.mul(quad, 4), octets)
+            for s in range(vectors):
+                i = r * vectors + s
+                pairs = primitives.call(k, isa, "multiply_add_bytes", a, b[s])
+                acc[i] = k.ir.add(
+                    acc[i], primitives.call(k, isa, "multiply_add_pairs", pairs, ones)
+                )
+
+    def _widened(
+        self, rows: Sequence[Row], weights: Value, quad: Index, vectors: int, acc: list[Value]
+    ) -> None:
+        k, isa = self.k, self.isa
+        halves = vector(I16, isa.vector_bytes // 2)
+        size = self.panels.quad_bytes // 2
+        stored = halves if self.panels.parts > 1 else vector(I8, size)
+        for pair in range(2):
+            base = k.mul(k.add(k.mul(quad, 2), pair), vectors * size)
+            b = [k.load(stored, weights, k.add(base, s * size), align=16) for s in range(vectors)]
+            if self.panels.parts == 1:
+                b = [k.ir.sext(value, halves) for value in b]
+            for r, row in enumerate(rows):
+                a = self._broadcast(row, k.add(k.mul(quad, 8), 4 * pair), halves)
+                for s in range(vectors):
+                    i = r * vectors + s
+                    product = primitives.call(k, isa, "multiply_add_pairs", a, b[s])
+                    acc[i] = k.ir.add(acc[i], product)

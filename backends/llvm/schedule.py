@@ -1,0 +1,143 @@
+"""The cost model that chooses tiles for matrix kernels: pure functions of shapes.
+
+A tile keeps ``rows x vectors`` accumulators in registers.  The model counts, for one turn of the
+inner loop (four products deep), what the vector multipliers, adders and load ports have to do, adds
+an epilogue per tile, and sums over the whole tiles and the remainders; the cheapest tile wins.  The
+constants are cycles measured on Zen 3 (AVX2) and Zen 4 (AVX512-VNNI).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Literal
+
+from qcc.backends.llvm.isa import InstructionSet
+
+Inner = Literal["dot", "pairs", "widened"]
+"""``dot``: one instruction adds four byte products.  ``pairs``: 8-bit multiply-add of pairs that
+cannot saturate.  ``widened``: activations and weights widened to 16 bits."""
+
+
+@dataclass(frozen=True)
+class GemmSchedule:
+    """How a matrix product is cut.
+
+    ``rows`` x ``vectors``: the accumulator tile.  ``block_tiles``: row tiles that share one pass
+    over the weights (and one copy of the activations, where they are copied).  ``chunk_tiles``:
+    column tiles of one work item; work items are what threads share out.
+    """
+
+    rows: int
+    vectors: int
+    block_tiles: int
+    chunk_tiles: int
+
+
+@dataclass(frozen=True)
+class _InnerCost:
+    """Cycles per turn: for each accumulator, row and vector; and registers besides accumulators."""
+
+    accumulator: float
+    row: float
+    vector: float
+    turn: float
+    spare_registers: int
+
+
+_COSTS: dict[tuple[Inner, int], _InnerCost] = {
+    ("widened", 32): _InnerCost(1.22, 0.25, 1.0, 0.6, 2),
+    ("pairs", 32): _InnerCost(1.0, 0.15, 0.3, 0.6, 3),
+    ("dot", 64): _InnerCost(1.0, 0.1, 0.2, 0.5, 1),
+    ("dot", 32): _InnerCost(0.5, 0.15, 0.3, 0.5, 1),
+    ("dot", 16): _InnerCost(0.5, 0.2, 0.3, 0.5, 2),
+}
+
+_TILES: tuple[tuple[int, int], ...] = tuple(
+    (rows, vectors)
+    for vectors in (1, 2, 3, 4, 6, 8)
+    for rows in range(1, 15)
+    if rows * vectors <= 28
+)
+
+_LATENCY = 5.0
+"""Cycles before an accumulator can be added to again."""
+
+
+def candidates(isa: InstructionSet, inner: Inner) -> list[tuple[int, int]]:
+    """Tiles ``(rows, vectors)`` whose inner loop fits the registers of ``isa``."""
+    spare = _COSTS[inner, isa.vector_bytes].spare_registers
+    return [
+        (rows, vectors)
+        for rows, vectors in _TILES
+        if rows * vectors + vectors + spare <= isa.vector_registers
+    ]
+
+
+def split_rows(rows: int, tile: int) -> tuple[int, int, int]:
+    """``(tiles, height, taller)``: ``tiles`` tiles, the first ``taller`` one row taller."""
+    tiles = -(-rows // tile)
+    return tiles, rows // tiles, rows % tiles
+
+
+def _tile_cycles(isa: InstructionSet, inner: Inner, rows: int, vectors: int, turns: int) -> float:
+    cost = _COSTS[inner, isa.vector_bytes]
+    turn = cost.accumulator * rows * vectors + cost.row * rows + cost.vector * vectors + cost.turn
+    updates = 2 if inner == "widened" else 1
+    epilogue = 3.5 * rows * vectors + 2.5 * rows + 12
+    return turns * max(turn, _LATENCY * updates * 0.8) + epilogue
+
+
+def gemm_cycles(
+    isa: InstructionSet, inner: Inner, tile: tuple[int, int], m: int, n: int, turns: int
+) -> float:
+    """Predicted cycles of an ``m x n`` product whose inner loop runs ``turns`` times."""
+    tiles, height, taller = split_rows(m, tile[0])
+    vectors = -(-n // isa.lanes)
+    total = 0.0
+    for width, count in ((tile[1], vectors // tile[1]), (vectors % tile[1], 1)):
+        if width and count:
+            total += count * taller * _tile_cycles(isa, inner, height + 1, width, turns)
+            total += count * (tiles - taller) * _tile_cycles(isa, inner, height, width, turns)
+    return total
+
+
+_BLOCK_BYTES = 96 * 1024
+"""Activations of one block of rows: they stay in the second-level cache while weights stream by."""
+
+_WORK_ITEMS = 16
+"""Work items to aim for, so that threads can share them evenly."""
+
+
+@functools.cache
+def gemm_schedule(
+    isa: InstructionSet,
+    inner: Inner,
+    m: int,
+    n: int,
+    k: int,
+    row_bytes: int,
+    row_limit: int,
+    copied: bool,
+) -> GemmSchedule:
+    """The schedule of an ``m x n`` product over ``k`` products per output.
+
+    ``row_bytes``: bytes that one row of activations occupies in the block; ``row_limit``: most rows
+    of a tile; ``copied``: each work item copies its rows first, so column chunks repeat the copy.
+    """
+    tiles = [tile for tile in candidates(isa, inner) if tile[0] <= row_limit]
+    turns = -(-k // 4)
+    vectors = -(-n // isa.lanes)
+    fitting = [tile for tile in tiles if tile[1] <= vectors] or tiles
+    rows, width = min(fitting, key=lambda tile: gemm_cycles(isa, inner, tile, m, n, turns))
+    row_tiles = split_rows(m, rows)[0]
+    column_tiles = -(-vectors // width)
+    block = max(1, min(row_tiles, _BLOCK_BYTES // (rows * row_bytes)))
+    if column_tiles <= 2:
+        block = min(block, max(1, 16384 // (rows * row_bytes)))
+    block = min(block, max(1, -(-row_tiles // _WORK_ITEMS) if column_tiles <= 4 else block))
+    blocks = -(-row_tiles // block)
+    chunks = min(column_tiles, max(1, _WORK_ITEMS // blocks))
+    smallest = max(1, (128 if copied else 32) // (width * isa.lanes))
+    chunk = max(smallest, -(-column_tiles // chunks))
+    return GemmSchedule(rows, width, block, min(chunk, column_tiles))
