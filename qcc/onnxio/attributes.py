@@ -8,6 +8,7 @@ knows.  Graphs are left to the caller.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,16 @@ from qcc.onnxio.tensors import decoded, read_tensor, write_tensor
 
 GRAPH_KINDS = frozenset({AttributeProto.GRAPH, AttributeProto.GRAPHS})
 
+PLAIN_KINDS: dict[int, Callable[[AttributeProto], Attribute]] = {
+    AttributeProto.INT: lambda proto: int(proto.i),
+    AttributeProto.FLOAT: lambda proto: float(proto.f),
+    AttributeProto.STRING: lambda proto: decoded(proto.s),
+    AttributeProto.INTS: lambda proto: list(proto.ints),
+    AttributeProto.FLOATS: lambda proto: list(proto.floats),
+    AttributeProto.STRINGS: lambda proto: [decoded(item) for item in proto.strings],
+}
+"""How attributes of each plain kind are read."""
+
 
 def raw(proto: AttributeProto) -> RawAttribute:
     """The attribute kept as it is."""
@@ -31,30 +42,18 @@ def read_attribute(proto: AttributeProto, folder: Path | None) -> Attribute:
     """The Python form of an attribute that holds no graph; raises ModelError."""
     if proto.ref_attr_name:
         return raw(proto)
-    match proto.type:
-        case AttributeProto.INT:
-            return int(proto.i)
-        case AttributeProto.FLOAT:
-            return float(proto.f)
-        case AttributeProto.STRING:
-            return decoded(proto.s)
-        case AttributeProto.TENSOR:
-            return read_tensor(proto.t, folder)
-        case AttributeProto.INTS:
-            return list(proto.ints) or raw(proto)
-        case AttributeProto.FLOATS:
-            return list(proto.floats) or raw(proto)
-        case AttributeProto.STRINGS:
-            return [decoded(item) for item in proto.strings] or raw(proto)
-        case AttributeProto.TENSORS:
-            return [read_tensor(item, folder) for item in proto.tensors] or raw(proto)
-        case AttributeProto.UNDEFINED:
-            raise ModelError(
-                f"Attribute '{proto.name}' has no type; the file was written wrongly or is not an "
-                "ONNX model."
-            )
-        case _:
-            return raw(proto)
+    if proto.type == AttributeProto.UNDEFINED:
+        raise ModelError(
+            f"Attribute '{proto.name}' has no type; the file was written wrongly or is not an "
+            "ONNX model."
+        )
+    if proto.type == AttributeProto.TENSOR:
+        return read_tensor(proto.t, folder)
+    if proto.type == AttributeProto.TENSORS:
+        return [read_tensor(item, folder) for item in proto.tensors] or raw(proto)
+    plain = PLAIN_KINDS.get(proto.type)
+    found = raw(proto) if plain is None else plain(proto)
+    return raw(proto) if found == [] else found
 
 
 def write_attribute(name: str, value: Attribute, op_type: str, domain: str) -> AttributeProto:
@@ -64,7 +63,8 @@ def write_attribute(name: str, value: Attribute, op_type: str, domain: str) -> A
     whose Python type is not the schema's.  Raises TypeError for a value of no known kind.
     """
     if isinstance(value, RawAttribute):
-        return AttributeProto.FromString(value.proto)
+        kept: AttributeProto = AttributeProto.FromString(value.proto)
+        return kept
     proto = AttributeProto(name=name)
     if isinstance(value, np.ndarray):
         proto.type = AttributeProto.TENSOR
@@ -98,9 +98,9 @@ def _write_scalar(proto: AttributeProto, value: Any) -> None:
         raise TypeError(f"attribute '{proto.name}' holds a {type(value).__name__}")
 
 
-def _write_list(proto: AttributeProto, items: list[Any], declared: int | None) -> None:
+def _write_list(proto: AttributeProto, items: list[Any], declared: Any) -> None:
     if not items:
-        proto.type = AttributeProto.INTS if declared is None else declared
+        proto.type = declared or AttributeProto.INTS
     elif all(isinstance(item, np.ndarray) for item in items):
         proto.type = AttributeProto.TENSORS
         proto.tensors.extend(attribute_tensor(item) for item in items)
@@ -119,8 +119,8 @@ def _write_list(proto: AttributeProto, items: list[Any], declared: int | None) -
         raise TypeError(f"attribute '{proto.name}' holds a list of mixed kinds")
 
 
-def _declared_kind(name: str, op_type: str, domain: str) -> int | None:
+def _declared_kind(name: str, op_type: str, domain: str) -> Any:
     schema = ops.schema(op_type, domain)
     if schema is None or name not in schema.attributes:
         return None
-    return int(schema.attributes[name].type.value)
+    return schema.attributes[name].type.value

@@ -6,8 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
-from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, ValueInfoProto
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    NodeProto,
+    StringStringEntryProto,
+    ValueInfoProto,
+)
 
 from qcc.errors import ModelError
 from qcc.ir.core import Attribute, Graph, ModelInfo, Node, Value
@@ -67,7 +73,7 @@ def build_function(proto: FunctionProto) -> Graph:
     return graph
 
 
-def metadata(entries: RepeatedCompositeFieldContainer) -> dict[str, str]:
+def metadata(entries: Iterable[StringStringEntryProto]) -> dict[str, str]:
     """Metadata entries as a dictionary."""
     return {entry.key: entry.value for entry in entries}
 

@@ -1,8 +1,8 @@
 """Adapters that lower a node to an older opset, where attributes say what operands say today.
 
 ``DOWNGRADES`` maps an op to the opsets at which its meaning was written differently, newest first.
-An adapter edits the node in place; where it cannot, it leaves the node as it is and the check of the
-result against the older schema refuses it by name.
+An adapter edits the node in place; where it cannot, it leaves the node as it is and the check of
+the result against the older schema refuses it by name.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def _softmax_13(node: Node) -> None:
     dims = edits.dims_of(x)
     if dims is None:
         raise ModelError(
-            f"The {node.op_type} cannot be written in an opset before 13 while the rank of its input "
-            "is unknown; give the model's inputs shapes.",
+            f"The {node.op_type} cannot be written in an opset before 13 while the rank of its "
+            "input is unknown; give the model's inputs shapes.",
             node=node.label,
         )
     axis, last = int(node.attributes.get("axis", -1)) % len(dims), len(dims) - 1

@@ -1,7 +1,7 @@
 """Graph to GraphProto: the part of writing that knows nothing of files.
 
-An :class:`Emitter` turns nodes into protos, one to one but for quantize and dequantize, which become
-QuantizeLinear and DequantizeLinear with their parameters as initializers of the main graph.
+An :class:`Emitter` turns nodes into protos, one to one but for quantize and dequantize, which
+become QuantizeLinear and DequantizeLinear with their parameters as initializers of the main graph.
 """
 
 from __future__ import annotations
@@ -39,14 +39,18 @@ def node_proto(node: Node) -> NodeProto:
 
 def names_in(graph: Graph) -> set[str]:
     """Every name of a value or node in the graph and in the bodies inside it."""
-    names: set[str] = set()
-    graphs = [graph]
-    while graphs:
-        current = graphs.pop()
-        names.update(value.name for value in current.values())
-        for node in current.nodes:
-            names.add(node.name)
-            graphs.extend(node.subgraphs)
+    return names_of(graph.nodes, [*graph.inputs, *graph.constants.values()])
+
+
+def names_of(nodes: Iterable[Node], values: Iterable[Value]) -> set[str]:
+    """The names of values, and every name of a value or node in ``nodes`` and in their bodies."""
+    names = {value.name for value in values}
+    for node in nodes:
+        names.add(node.name)
+        names.update(value.name for value in node.inputs if value is not None)
+        names.update(value.name for value in node.outputs)
+        for body in node.subgraphs:
+            names |= names_in(body)
     return names
 
 

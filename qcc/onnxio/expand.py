@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
+from typing import Any
 
-import onnx
-from onnx import FunctionProto
+from onnx import FunctionProto, TypeProto
 from onnx.defs import OpSchema
 
 from qcc.ir.core import Attribute, Graph, Node, Use, Value
@@ -40,25 +40,39 @@ def expand_function(node: Node, schema: OpSchema, target: int, convert: Convert)
 
 def _body(node: Node, schema: OpSchema, target: int) -> FunctionProto | None:
     """The function body written in the newest opset that the target knows, else in the oldest."""
-    versions = sorted(schema.function_opset_versions)
-    if versions:
-        usable = [version for version in versions if version <= target]
-        version = usable[-1] if usable else versions[0]
-        return FunctionProto.FromString(schema.get_function_with_opset_version(version))
-    versions = sorted(schema.context_dependent_function_opset_versions)
-    types = [None if value is None else write_type(value.type) for value in node.inputs]
-    if not versions or any(
-        type is None and value is not None for type, value in zip(types, node.inputs, strict=True)
-    ):
+    any_schema: Any = schema
+    version = _version(any_schema.function_opset_versions, target)
+    if version is not None:
+        return _parsed(any_schema.get_function_with_opset_version(version))
+    version = _version(any_schema.context_dependent_function_opset_versions, target)
+    if version is None:
         return None
-    usable = [version for version in versions if version <= target]
-    serialized = [
-        (onnx.TypeProto() if type is None else type).SerializeToString() for type in types
-    ]
-    body = schema.get_context_dependent_function_with_opset_version(
-        usable[-1] if usable else versions[0], node_proto(node).SerializeToString(), serialized
+    types = [_type_bytes(value) for value in node.inputs]
+    if None in types:
+        return None
+    serialized = node_proto(node).SerializeToString()
+    return _parsed(
+        any_schema.get_context_dependent_function_with_opset_version(version, serialized, types)
     )
-    return FunctionProto.FromString(body) if body else None
+
+
+def _version(known: Sequence[int], target: int) -> int | None:
+    versions = sorted(known)
+    usable = [version for version in versions if version <= target]
+    return usable[-1] if usable else next(iter(versions), None)
+
+
+def _type_bytes(value: Value | None) -> bytes | None:
+    """The serialized type of an operand (empty for an absent one), None where it is not known."""
+    type = TypeProto() if value is None else write_type(value.type)
+    return None if type is None else bytes(type.SerializeToString())
+
+
+def _parsed(body: bytes) -> FunctionProto | None:
+    if not body:
+        return None
+    function: FunctionProto = FunctionProto.FromString(body)
+    return function
 
 
 def _inline(node: Node, body: Graph, arguments: Mapping[str, Attribute]) -> tuple[Node, ...]:

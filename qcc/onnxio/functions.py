@@ -31,7 +31,8 @@ def _convert(serialized: bytes, target: int) -> bytes:
     proto.node.extend(_nodes(body))
     for item in imports:
         item.domain, item.version = "", target
-    return proto.SerializeToString(deterministic=True)
+    converted: bytes = proto.SerializeToString(deterministic=True)
+    return converted
 
 
 def _nodes(body: Graph) -> list[NodeProto]:

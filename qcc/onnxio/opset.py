@@ -61,7 +61,7 @@ def convert_node(node: Node, source: int, target: int) -> None:
 
 def _schema_at(node: Node, opset: int) -> OpSchema:
     """The schema that gives the node its meaning: of a deprecated op the last one before."""
-    found = ops.schema(node.op_type, "", opset)
+    found: OpSchema | None = ops.schema(node.op_type, "", opset)
     if found is not None and found.deprecated:
         found = ops.schema(node.op_type, "", found.since_version - 1) or found
     if found is None:

@@ -1,9 +1,9 @@
 """q.quantize and q.dequantize as QuantizeLinear and DequantizeLinear.
 
 Zero points are always explicit: without one ONNX means uint8.  A quantized range that is narrower
-than its storage becomes a clamp in front, on the float side, whose bounds are the dequantized bounds:
-``fl((low - z) * s) / s`` rounds back to ``low - z``, so the file gives the stored values that
-:func:`qcc.numerics.quantize` gives.
+than its storage becomes a clamp in front, on the float side, whose bounds are the dequantized
+bounds: ``fl((low - z) * s) / s`` rounds back to ``low - z``, so the file gives the stored values
+that :func:`qcc.numerics.quantize` gives.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def _write_quantize(emitter: Emitter, node: Node) -> list[NodeProto]:
     _check(emitter.opset, quant, result)
     if quant.storage == "int32":
         raise ConfigError(
-            f"'{result.name}' is quantized to int32, which QuantizeLinear cannot give; store it as a "
-            "constant.",
+            f"'{result.name}' is quantized to int32, which QuantizeLinear cannot give; store it as "
+            "a constant.",
             node=node.label,
         )
     nodes, clamped = _clamp(emitter, node, value, quant)
@@ -51,8 +51,8 @@ def _write_dequantize(emitter: Emitter, node: Node) -> list[NodeProto]:
     _check(emitter.opset, quant, value)
     if quant.storage == "int32" and any(quant.zero_point):
         raise ConfigError(
-            f"'{value.name}' is int32 with a zero point, which DequantizeLinear does not allow; use "
-            "zero point 0.",
+            f"'{value.name}' is int32 with a zero point, which DequantizeLinear does not allow; "
+            "use zero point 0.",
             node=node.label,
         )
     return [_linear(emitter, "DequantizeLinear", node, value.name, node.output, quant)]
@@ -84,8 +84,8 @@ def _check(opset: int, quant: Quant, value: Value) -> None:
     since = QUANTIZED_SINCE[quant.storage]
     if opset < since:
         raise ConfigError(
-            f"'{value.name}' is quantized to {quant.storage}, which needs opset {since}; write with "
-            f"opset {since} or newer, not {opset}."
+            f"'{value.name}' is quantized to {quant.storage}, which needs opset {since}; write "
+            f"with opset {since} or newer, not {opset}."
         )
     if quant.axis is not None and opset < PER_AXIS_SINCE:
         raise ConfigError(

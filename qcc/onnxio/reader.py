@@ -26,8 +26,8 @@ def read_onnx(
 ) -> Graph:
     """Read a model and convert it to opset :data:`qcc.ir.ops.PINNED_OPSET`.
 
-    ``source`` is a path, the bytes of a file, or a proto (which is not changed).  ``folder`` is where
-    external data lie; it defaults to the folder of the path, and external data are memory-mapped.
+    ``source`` is a path, the bytes of a file, or a proto (which is not changed).  ``folder`` is
+    where external data lie (default: the folder of the path); they are memory-mapped.
     Absent optional outputs of a node are values without a name and without uses.  Raises
     :class:`qcc.errors.ModelError` for whatever cannot be read or converted.
     """
@@ -50,7 +50,7 @@ def _parse(source: str | os.PathLike[str] | bytes) -> ModelProto:
     if not data:
         raise ModelError(f"{origin} is empty; give an ONNX file.")
     try:
-        model = ModelProto.FromString(data)
+        model: ModelProto = ModelProto.FromString(data)
     except (DecodeError, ValueError) as error:
         raise ModelError(
             f"{origin} is not an ONNX model or is truncated; export it or copy it again."
@@ -104,7 +104,8 @@ def _extra(model: ModelProto) -> bytes:
     rest.graph.quantization_annotation.extend(model.graph.quantization_annotation)
     if not rest.graph.quantization_annotation:
         rest.ClearField("graph")
-    return rest.SerializeToString(deterministic=True)
+    serialized: bytes = rest.SerializeToString(deterministic=True)
+    return serialized
 
 
 def _checked_opset(info: ModelInfo) -> int:
@@ -114,8 +115,8 @@ def _checked_opset(info: ModelInfo) -> int:
     version = info.opsets.get("", PINNED_OPSET)
     if version > newest:
         raise ModelError(
-            f"The model uses opset {version} and the installed onnx {onnx.__version__} knows opsets "
-            f"up to {newest}; upgrade onnx or export with an older opset."
+            f"The model uses opset {version} and the installed onnx {onnx.__version__} knows "
+            f"opsets up to {newest}; upgrade onnx or export with an older opset."
         )
     if version < OLDEST_OPSET:
         raise ModelError(

@@ -75,7 +75,8 @@ def stored_bytes(data: Array, element: str) -> memoryview:
         packed = numpy_helper.from_array(np.asarray(data).astype(_dtype(element)))
         return memoryview(packed.raw_data)
     array = np.ascontiguousarray(data, dtype=_dtype(element).newbyteorder("<"))
-    return memoryview(array.reshape(-1).view(np.uint8))
+    flat: Any = array.reshape(-1).view(np.uint8)
+    return memoryview(flat)
 
 
 def stored_size(shape: tuple[int, ...], element: str) -> int:

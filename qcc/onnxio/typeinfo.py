@@ -37,7 +37,8 @@ def _read_dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
 def write_type(type: ValueType) -> TypeProto | None:
     """The type proto of a value type (a quantized tensor has its storage); None if unknown."""
     if isinstance(type, OpaqueType):
-        return TypeProto.FromString(type.proto)
+        kept: TypeProto = TypeProto.FromString(type.proto)
+        return kept
     if type.storage == UNDEFINED:
         return None
     proto = TypeProto()

@@ -1,8 +1,8 @@
 """Adapters that raise a node to the pinned opset, where more than its version number changes.
 
-``UPGRADES`` maps an op to the opsets at which its meaning was written differently.  An adapter edits
-the node in place and may assume that the target is the pinned opset.  Whatever has no entry has
-compatible signatures over all versions, which the tests check against ``onnx.defs``.
+``UPGRADES`` maps an op to the opsets at which its meaning was written differently.  An adapter
+edits the node in place and may assume that the target is the pinned opset.  Whatever has no entry
+has compatible signatures over all versions, which the tests check against ``onnx.defs``.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx.helper
-from onnx import ModelProto
+from onnx import GraphProto, ModelProto
 
 from qcc.errors import ConfigError
 from qcc.ir.core import Graph, ModelInfo
@@ -94,12 +94,21 @@ def _model(graph: Graph, opset: int, sink: TensorSink) -> ModelProto:
         convert_graph(graph, PINNED_OPSET, opset)
         functions = convert_functions(functions, opset)
     emitter = Emitter(names_in(graph), opset=opset, sink=sink)
-    model = ModelProto.FromString(info.extra)
-    model.graph.MergeFrom(emitter.graph(graph, info.overridable))
-    model.graph.initializer.extend(emitter.shared)
+    proto = emitter.graph(graph, info.overridable)
+    proto.initializer.extend(emitter.shared)
+    model: ModelProto = ModelProto.FromString(info.extra)
+    model.graph.MergeFrom(proto)
     for function in functions:
         model.functions.append(onnx.FunctionProto.FromString(function))
     _describe(model, info, opset)
+    return model
+
+
+def model_around(graph: GraphProto, info: ModelInfo) -> ModelProto:
+    """A model of a graph at the pinned opset that knows the domains and functions of ``info``."""
+    model = ModelProto(graph=graph)
+    model.functions.extend(onnx.FunctionProto.FromString(item) for item in info.functions)
+    _describe(model, ModelInfo(opsets=info.opsets), PINNED_OPSET)
     return model
 
 
