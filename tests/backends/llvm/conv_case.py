@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from qcc import numerics
 from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels.activation import ActivationLayout
-from qcc.backends.llvm.kernels.conv import conv_kernel
+from qcc.backends.llvm.kernels.conv import ConvKernel, conv_kernel
+from qcc.backends.llvm.kernels.depthwise import DepthwiseKernel, depthwise_kernel
 from qcc.backends.llvm.kernels.epilogue import Form
 from qcc.backends.llvm.kernels.window import Window
 from tests.backends.llvm.native import aligned, interior, outside_intact, physical, run
@@ -110,25 +111,21 @@ def check_conv(case: ConvCase, isa: InstructionSet, threads: int = 1, seed: int 
     multiplier = (case.scale * 150.0 / spread * rng.uniform(0.5, 2.0, case.outputs)).astype("f4")
     residual_multiplier = 0.37 if case.residual else 0.0
     window = Window(case.kernel, case.strides, case.dilations, (top, left))
-    make, extra = conv_kernel, {"groups": case.groups}
+    common: dict[str, Any] = {
+        "multiplier": multiplier,
+        "input_zero_point": case.zero_point,
+        "bias": bias,
+        "window": window,
+        "form": case.form,
+        "residual": residual_layout if case.residual else None,
+        "residual_multiplier": residual_multiplier,
+        "table": case.table,
+    }
+    kernel: ConvKernel | DepthwiseKernel
     if case.depthwise:
-        from qcc.backends.llvm.kernels.depthwise import depthwise_kernel
-
-        make, extra = depthwise_kernel, {}
-    kernel = make(
-        source,
-        target,
-        w,
-        multiplier=multiplier,
-        input_zero_point=case.zero_point,
-        bias=bias,
-        window=window,
-        form=case.form,
-        residual=residual_layout if case.residual else None,
-        residual_multiplier=residual_multiplier,
-        table=case.table,
-        **extra,
-    )
+        kernel = depthwise_kernel(source, target, w, **common)
+    else:
+        kernel = conv_kernel(source, target, w, groups=case.groups, **common)
     table = rng.integers(0, 256, 256).astype(np.uint8)
     r = rng.integers(0, 256, (n, case.outputs, oh, ow))
     packed = kernel.pack(
