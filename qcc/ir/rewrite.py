@@ -9,11 +9,15 @@ from qcc.ir.types import TensorType, ValueType
 
 
 class Rewriter:
-    """Applies changes to ``graph`` (or one of its subgraphs) and counts them in ``changes``."""
+    """Applies changes to ``graph`` (or one of its subgraphs) and counts them in ``changes``.
+
+    ``refusals`` holds (node label, sentence) for what a pass would not change.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.changes = 0
+        self.refusals: list[tuple[str, str]] = []
 
     def insert(
         self,
@@ -83,6 +87,19 @@ class Rewriter:
         """Remove a node without uses; raises ValueError while an output is used."""
         self.changes += 1
         (node.graph or self.graph).remove_node(node)
+
+    def move(self, node: Node, before: Node) -> None:
+        """Move a node, uses and bodies included, to just before ``before``, in its graph."""
+        self.changes += 1
+        if node.graph is not None:
+            node.graph.detach_node(node)
+        (before.graph or self.graph).insert_node(node, before)
+        for body in node.subgraphs:
+            body.parent = before.graph
+
+    def refuse(self, node: Node, sentence: str) -> None:
+        """Note why a pass left ``node`` as it was; :attr:`refusals` keeps what was noted."""
+        self.refusals.append((node.label, sentence))
 
     def erase_dead(self, value: Value | None) -> None:
         """Remove the producer of ``value``, and what it alone used, as far as nothing uses them."""

@@ -1,0 +1,319 @@
+"""Take over a model that already holds Q/DQ nodes.
+
+QuantizeLinear and DequantizeLinear become q.quantize and q.dequantize; the scales move into types.
+
+* A constant behind DequantizeLinear becomes a constant of quantized type; a float constant behind
+  QuantizeLinear is quantized now.
+* An integer graph input that is only dequantized, and an integer graph output, keep their name and
+  dtype and get a quantized type.
+* Integer data that an op merely moves (``Q -> Reshape -> DQ``) is moved on the float side instead:
+  ``Q -> DQ -> Reshape -> Q -> DQ``, all with the same numbers, which gives the same bytes.
+* Models in QOperator form (QLinearConv, ...) are first written as Q/DQ around float ops.
+
+What has no such form (scales that are computed, blocked or float8 quantization, integer tensors
+used by arithmetic) stays ONNX and float, with a sentence in the rewriter's refusals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from qcc import numerics
+from qcc.ir.core import Graph, Node, Stage, Value, constant_array
+from qcc.ir.infer import infer_shapes
+from qcc.ir.ops import attribute
+from qcc.ir.rewrite import Rewriter
+from qcc.ir.types import Quant, TensorType
+from qcc.passes.expand_qoperators import expand_qoperators
+from qcc.passes.manager import Pass
+
+DOMAINS = ("", "com.microsoft")
+
+MOVERS = frozenset(
+    {
+        "Concat",
+        "DepthToSpace",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "MaxPool",
+        "Reshape",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
+"""Ops whose results hold elements of operand 0 (Concat: of every operand) and nothing else."""
+
+
+@dataclass(frozen=True)
+class ImportQdq(Pass):
+    """Turn the Q/DQ form of ONNX into the one of the IR; the graph reaches stage NUMBERED."""
+
+    name: ClassVar[str] = "import-qdq"
+    requires: ClassVar[Stage | None] = Stage.FLOAT
+    produces: ClassVar[Stage | None] = Stage.NUMBERED
+    exact: ClassVar[bool] = False
+
+    def run(self, graph: Graph, rewriter: Rewriter) -> None:
+        """Rewrite ``graph`` and its subgraphs in place."""
+        if expand_qoperators(graph, rewriter):
+            infer_shapes(graph)
+        found = _Candidates(graph, rewriter).settle()
+        for node in graph.walk():
+            if is_dequantize(node):
+                _import_dequantize(node, found, rewriter)
+            elif is_quantize(node):
+                _import_quantize(node, found, rewriter)
+            elif node.op in MOVERS and any(value in found for value in moved_outputs(node)):
+                _move_on_the_float_side(node, found, rewriter)
+        for value in graph.inputs:
+            if value in found:
+                rewriter.set_type(value, value.tensor.with_element(found[value]))
+        graph.stage = Stage.NUMBERED
+
+
+def is_quantize(node: Node) -> bool:
+    """Whether ``node`` is a QuantizeLinear."""
+    return node.op_type == "QuantizeLinear" and node.domain in DOMAINS
+
+
+def is_dequantize(node: Node) -> bool:
+    """Whether ``node`` is a DequantizeLinear."""
+    return node.op_type == "DequantizeLinear" and node.domain in DOMAINS
+
+
+def moved_operands(node: Node) -> tuple[Value, ...]:
+    """The operands whose elements a mover moves."""
+    operands = node.inputs if node.op == "Concat" else node.inputs[:1]
+    return tuple(value for value in operands if value is not None)
+
+
+def moved_outputs(node: Node) -> tuple[Value, ...]:
+    """The results that hold these elements."""
+    return node.outputs[:1] if node.op == "MaxPool" else node.outputs
+
+
+# -- which values get which numbers --------------------------------------------------------------
+
+
+def linear_quant(node: Node) -> Quant | str:
+    """The Quant that a QuantizeLinear or DequantizeLinear speaks of, or why there is none."""
+    scale, zero_point = constant_array(node.input(1)), constant_array(node.input(2))
+    if scale is None or (node.input(2) is not None and zero_point is None):
+        return "its scale or zero point is computed by the model"
+    if attribute(node, "block_size"):
+        return "it is quantized by blocks"
+    if str(scale.dtype) != "float32" or not _real_side(node).tensor.is_float:
+        return "its float side is not float32"
+    integer = node.operand(0) if is_dequantize(node) else node.output
+    storage = str(zero_point.dtype) if zero_point is not None else integer.tensor.storage
+    if storage not in numerics.STORAGE_RANGE:
+        return f"'{storage}' is no integer storage that qcc knows"
+    zeros = np.zeros(scale.size) if zero_point is None else zero_point
+    if storage == "int32" and np.any(np.asarray(zeros) != 0):
+        return "an int32 tensor with a zero point is not allowed"
+    axis, rank = int(attribute(node, "axis")), integer.tensor.rank
+    if scale.size > 1 and rank is None:
+        return "the rank of what it quantizes by channel is not known"
+    try:
+        return Quant.make(
+            storage,
+            scale,
+            np.asarray(zeros).astype(np.int64),
+            axis % (rank or 1) if scale.size > 1 else None,
+        )
+    except ValueError as error:
+        return str(error)
+
+
+def _real_side(node: Node) -> Value:
+    return node.output if is_dequantize(node) else node.operand(0)
+
+
+class _Candidates:
+    """The integer values that get a quantized type.
+
+    Constants are not among them: each DequantizeLinear gives a constant its own numbers.
+    """
+
+    def __init__(self, graph: Graph, rewriter: Rewriter) -> None:
+        self.graph = graph
+        self.rewriter = rewriter
+        self.found: dict[Value, Quant] = {}
+        self.conflicts: set[Value] = set()
+
+    def settle(self) -> dict[Value, Quant]:
+        """Collect, carry across movers, and drop what something else reads."""
+        for node in self.graph.walk():
+            if is_quantize(node) or is_dequantize(node):
+                quant = linear_quant(node)
+                if isinstance(quant, str):
+                    self.rewriter.refuse(node, f"'{node.label}' stays float: {quant}")
+                else:
+                    self.offer(node.output if is_quantize(node) else node.operand(0), quant)
+        movers = [node for node in self.graph.walk() if node.op in MOVERS]
+        while sum(self.spread(node) for node in movers):
+            pass
+        self.drop_mixed_uses()
+        return self.found
+
+    def offer(self, value: Value, quant: Quant) -> bool:
+        """Give ``value`` numbers; True if it had none.  Two different ones leave it without."""
+        if value.is_constant or value in self.conflicts:
+            return False
+        if value not in self.found:
+            self.found[value] = quant
+            return True
+        if self.found[value] != quant:
+            self.conflicts.add(value)
+            del self.found[value]
+        return False
+
+    def spread(self, node: Node) -> bool:
+        """Carry numbers across a mover, in either direction; True if something was learnt."""
+        values = (*moved_operands(node), *moved_outputs(node))
+        known = [self.found[v] for v in values if v in self.found and self.found[v].per_tensor]
+        return bool(known) and sum(self.offer(value, known[0]) for value in values) > 0
+
+    def drop_mixed_uses(self) -> None:
+        """Drop every value whose producer or some user cannot be taken over, until none is left."""
+        while True:
+            dropped = [(value, why) for value in self.found if (why := self.obstacle(value))]
+            for value, why in dropped:
+                del self.found[value]
+                if value.producer is not None:
+                    self.rewriter.refuse(
+                        value.producer, f"'{value.name}' stays an ONNX tensor: {why}"
+                    )
+            if not dropped:
+                return
+
+    def obstacle(self, value: Value) -> str | None:
+        """What speaks against a quantized type for ``value``, or None."""
+        producer = value.producer
+        if producer is None and value not in self.graph.inputs:
+            return "a loop carries it"
+        if producer is None and value.tensor.storage != self.found[value].storage:
+            return f"its dtype is {value.tensor.storage}"
+        if producer is not None and not self.fits(producer, value):
+            return f"it comes out of '{producer.label}' ({producer.op})"
+        for user in value.users:
+            if not self.fits(user, value):
+                return f"'{user.label}' ({user.op}) reads its integers"
+        if any(isinstance(use.user, Graph) and use.user is not self.graph for use in value.uses):
+            return "it leaves a subgraph"
+        return None
+
+    def fits(self, node: Node, value: Value) -> bool:
+        """Whether ``node`` can produce or use ``value`` with a quantized type."""
+        quant = self.found[value]
+        if is_quantize(node):
+            return node.output is value and linear_quant(node) == quant
+        if is_dequantize(node):
+            return node.operand(0) is value and linear_quant(node) == quant
+        if node.op not in MOVERS or not quant.per_tensor:
+            return False
+        ends = (*moved_operands(node), *moved_outputs(node))
+        return value in ends and all(self.found.get(end) == quant for end in ends)
+
+
+# -- rewriting -----------------------------------------------------------------------------------
+
+
+def _import_dequantize(node: Node, found: dict[Value, Quant], rewriter: Rewriter) -> None:
+    source, quant = node.operand(0), linear_quant(node)
+    if isinstance(quant, str):
+        return
+    if source.is_constant:
+        source = _quantized_constant(source, quant, rewriter)
+    elif source not in found and source.tensor.quant != quant:
+        return
+    type = node.output.tensor.with_element("float32")
+    _replace(node, "q.dequantize", source, type, rewriter)
+
+
+def _import_quantize(node: Node, found: dict[Value, Quant], rewriter: Rewriter) -> None:
+    quant = found.get(node.output)
+    if quant is None:
+        return
+    source = node.operand(0)
+    data = constant_array(source)
+    if data is None or node.output.is_output:
+        type = node.output.tensor.with_element(quant)
+        _replace(node, "q.quantize", source, type, rewriter)
+        return
+    stored = numerics.quantize(
+        data, quant.scales, quant.zero_points, quant.storage, axis=quant.axis
+    )
+    constant = rewriter.constant(
+        node.output.name, stored, TensorType(tuple(stored.shape), quant)
+    )
+    _drop(node, constant, rewriter)
+
+
+def _quantized_constant(source: Value, quant: Quant, rewriter: Rewriter) -> Value:
+    """The same stored integers with a quantized type; one constant for each distinct Quant."""
+    type = source.tensor.with_element(quant)
+    data = np.asarray(source.constant)
+    if source.tensor.quant == quant:
+        return source
+    if len(source.uses) == 1 and data.dtype == numerics.storage_dtype(quant.storage):
+        rewriter.set_type(source, type)
+        return source
+    stored = data.astype(numerics.storage_dtype(quant.storage), copy=False)
+    return rewriter.constant(source.name, stored, type)
+
+
+def _replace(node: Node, op: str, source: Value, type: TensorType, rewriter: Rewriter) -> None:
+    old = node.output
+    new = rewriter.insert(
+        op, [source], [type], name=node.name, output_names=[old.name], before=node
+    )
+    new.doc, new.metadata = node.doc, dict(node.metadata)
+    new.output.doc, new.output.metadata = old.doc, dict(old.metadata)
+    _drop(node, new.output, rewriter)
+
+
+def _drop(node: Node, value: Value, rewriter: Rewriter) -> None:
+    operands = node.inputs
+    rewriter.replace_uses(node.output, value)
+    rewriter.erase(node)
+    for operand in operands:
+        rewriter.erase_dead(operand)
+
+
+def _move_on_the_float_side(node: Node, found: dict[Value, Quant], rewriter: Rewriter) -> None:
+    """Dequantize in front of a mover of integers, and quantize again behind it."""
+    quant = found[moved_outputs(node)[0]]
+    for index, value in enumerate(node.inputs):
+        if value is None or value not in moved_operands(node):
+            continue
+        real = rewriter.insert(
+            "q.dequantize", [value], [value.tensor.with_element("float32")], before=node
+        )
+        rewriter.replace_input(node, index, real.output)
+    for output in moved_outputs(node):
+        stored = output.tensor.with_element(quant)
+        rewriter.set_type(output, output.tensor.with_element("float32"))
+        again = _insert_behind(node, output, stored, rewriter)
+        rewriter.replace_uses(output, again.output, except_node=again)
+
+
+def _insert_behind(node: Node, value: Value, type: TensorType, rewriter: Rewriter) -> Node:
+    graph = node.graph
+    if graph is None:
+        raise ValueError(f"node '{node.label}' is in no graph")
+    following = graph.nodes[graph.nodes.index(node) + 1 :]
+    rewriter.changes += 1
+    return graph.create_node(
+        "q.quantize", [value], [type], before=following[0] if following else None
+    )
