@@ -1,0 +1,102 @@
+"""The squared-error observer: the range whose quantizer moves the values least.
+
+Source: the "mse" calibration of NVIDIA's pytorch-quantization, over a grid of clipped ranges; for
+affine schemes the grid has two dimensions, one for each bound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from qcc.quant.observers.base import ObserverArguments
+from qcc.quant.observers.grid import Floats, GridArguments, GridObserver
+
+POINTS = 17
+"""Bounds compared on a side in one round of the search."""
+ROUNDS = 4
+"""Rounds of the search, each around the best point of the one before."""
+LEAST_SHARE = 0.02
+"""A range is never clipped to less than this share of what was seen."""
+
+
+@dataclass(frozen=True)
+class MSEArguments(GridArguments):
+    """:class:`GridArguments`: nothing else to choose."""
+
+
+class MSEObserver(GridObserver):
+    """The range of least squared quantization error over the histogram's bin centres.
+
+    Every candidate is judged with the scale and zero point that it would really get.  A symmetric
+    qscheme shrinks the magnitude; an affine one shrinks both bounds on their own.  A coarse grid
+    is refined around its best point; the full range is always among the candidates.
+    """
+
+    arguments_type: ClassVar[type[ObserverArguments]] = MSEArguments
+
+    def search(self) -> tuple[float, float]:
+        """The range of least error."""
+        low, high = self.extremes
+        if low == high:
+            return low, high
+        values, weights = self._points()
+        if self.arguments.symmetric:
+            bound = max(-low, high)
+            share = self._refine(values, weights, low=0.0, high=bound)[1]
+            return max(low, -share * bound), min(high, share * bound)
+        shares = self._refine(values, weights, low=low, high=high)
+        return shares[0] * low, shares[1] * high
+
+    def _points(self) -> tuple[Floats, Floats]:
+        """The non-empty bins: their centres (0's own bin is taken as 0) and their counts."""
+        negative, positive = self.negative(), self.positive()
+        centres = np.concatenate([-negative.centres[::-1], positive.centres])
+        counts = np.concatenate([negative.counts[::-1], positive.counts])
+        if len(positive.counts):
+            # Exact zeros dominate this bin after a Relu, and they are represented exactly.
+            centres[len(negative.counts)] = 0.0
+        used = counts > 0
+        return centres[used], counts[used].astype(np.float64)
+
+    def _refine(
+        self, values: Floats, weights: Floats, *, low: float, high: float
+    ) -> tuple[float, float]:
+        """The best shares of ``low`` and ``high`` to keep; the share of a bound at 0 is 1."""
+        best = (1.0, 1.0)
+        reach = 1.0 - LEAST_SHARE
+        least = float("inf")
+        for _ in range(ROUNDS):
+            lows, highs = _around(best[0], reach, low), _around(best[1], reach, high)
+            pairs = np.stack(np.meshgrid(lows, highs, indexing="ij"), axis=-1).reshape(-1, 2)
+            errors = self._errors(values, weights, pairs[:, 0] * low, pairs[:, 1] * high)
+            place = int(np.argmin(errors))
+            if errors[place] < least:
+                least, best = float(errors[place]), (float(pairs[place, 0]), float(pairs[place, 1]))
+            reach *= 2.0 / (POINTS - 1)
+        return best
+
+    def _errors(self, values: Floats, weights: Floats, lows: Floats, highs: Floats) -> Floats:
+        """The weighted squared error of each candidate range."""
+        return np.asarray(
+            [self._error(values, weights, lo, hi) for lo, hi in zip(lows, highs, strict=True)]
+        )
+
+    def _error(self, values: Floats, weights: Floats, low: Any, high: Any) -> float:
+        params = self.arguments.qparams(low, high)
+        scale, zero = params.scale[0], params.zero_point[0]
+        stored = np.rint(values / scale)
+        np.clip(stored, params.quant_min - zero, params.quant_max - zero, out=stored)
+        difference = stored * scale - values
+        return float(np.dot(weights, difference * difference))
+
+
+def _around(centre: float, reach: float, bound: float) -> Floats:
+    """The shares to try on a side: evenly spaced around ``centre``, within [LEAST_SHARE, 1]."""
+    if bound == 0.0:
+        return np.ones(1)
+    first = max(LEAST_SHARE, centre - reach)
+    last = min(1.0, centre + reach)
+    return np.linspace(last, first, POINTS)
