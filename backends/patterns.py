@@ -124,6 +124,15 @@ def spatial_resize(node: Node) -> str | None:
     return None
 
 
+def nearest_resize(node: Node) -> str | None:
+    """A nearest Resize: a movement of values."""
+    mode = attribute(node, "mode")
+    mode = mode.decode() if isinstance(mode, bytes) else str(mode)
+    if mode != "nearest":
+        return f"'{node.label}' resizes by '{mode}', not by nearest"
+    return None
+
+
 def zero_padding(node: Node) -> str | None:
     """A Pad with the constant 0, which every quantization represents exactly."""
     mode = attribute(node, "mode")
@@ -317,6 +326,7 @@ AVERAGE_POOL = single("AveragePool")
 GLOBAL_AVERAGE_POOL = single("GlobalAveragePool")
 REDUCE_MEAN = single("ReduceMean", spatial_mean)
 RESIZE = single("Resize", spatial_resize)
+NEAREST_RESIZE = single("Resize", nearest_resize)
 PAD = single("Pad", zero_padding)
 SOFTMAX = single("Softmax")
 

@@ -1,0 +1,122 @@
+"""What fusion selection decides: groups of float nodes that become one integer op each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from qcc.ir.core import Graph, Node, Value
+from qcc.quant.backend_config import BackendPatternConfig
+from qcc.quant.qconfig import QConfig
+
+
+@dataclass(frozen=True)
+class FusionGroup:
+    """A match of a backend's pattern that is to be quantized.
+
+    ``nodes`` are in schedule order, the root (whose results leave the group) last.  ``inputs`` are
+    the distinct activations that it reads quantized, ``outputs`` the used results of the root.
+    ``weight`` (with its output-channel axis) and ``bias`` are float constants, where the pattern
+    has them.  ``float_output`` says that the result leaves as float32, since nobody reads it
+    quantized and the backend offers that.
+    """
+
+    config: BackendPatternConfig
+    qconfig: QConfig
+    nodes: tuple[Node, ...]
+    roles: Mapping[str, Node]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    weight: Value | None = None
+    weight_axis: int | None = None
+    bias: Value | None = None
+    float_output: bool = False
+    key: str = ""
+    """A name that survives every rewriting: that of the root's first result on the float graph."""
+
+    @property
+    def root(self) -> Node:
+        """The last node."""
+        return self.nodes[-1]
+
+    @property
+    def anchor(self) -> Node:
+        """The node that does the work: the reader of the weight, else the last before a clamp."""
+        if self.weight is not None:
+            return next(node for node in self.nodes if self.weight in node.inputs)
+        clamp = self.roles.get("activation")
+        return next(node for node in reversed(self.nodes) if node is not clamp)
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether the group has a constant weight, and so anchors quantization."""
+        return self.weight is not None
+
+    @property
+    def label(self) -> str:
+        """The name that reports use for the whole group."""
+        return self.anchor.label
+
+
+@dataclass(frozen=True)
+class FusionPlan:
+    """The groups in schedule order of their roots, and for every other node why it stays float.
+
+    ``refusals`` maps a node to sentences, the most telling first.
+    """
+
+    groups: tuple[FusionGroup, ...] = ()
+    refusals: Mapping[Node, tuple[str, ...]] = field(default_factory=dict)
+
+    def group_of(self) -> dict[Node, FusionGroup]:
+        """Every grouped node's group."""
+        return {node: group for group in self.groups for node in group.nodes}
+
+    def producers(self) -> dict[Value, FusionGroup]:
+        """Every group's outputs to the group."""
+        return {value: group for group in self.groups for value in group.outputs}
+
+    def readers(self) -> dict[Value, list[FusionGroup]]:
+        """Every activation that groups read quantized, to those groups."""
+        found: dict[Value, list[FusionGroup]] = {}
+        for group in self.groups:
+            for value in group.inputs:
+                found.setdefault(value, []).append(group)
+        return found
+
+    def quantized_values(self) -> tuple[Value, ...]:
+        """The values that exist in quantized form: what groups read, and what they give."""
+        found: dict[Value, None] = {}
+        for group in self.groups:
+            found.update(dict.fromkeys(group.inputs))
+            if not group.float_output:
+                found.update(dict.fromkeys(group.outputs))
+        return tuple(found)
+
+    def on(self, graph: Graph, clone: Graph) -> FusionPlan:
+        """The same plan on ``clone``, a fresh copy of ``graph`` (which the plan speaks of)."""
+        nodes = dict(zip(graph.nodes, clone.nodes, strict=True))
+        values = dict(zip(graph.values(), clone.values(), strict=True))
+        inner = zip(graph.walk(), clone.walk(), strict=True)
+        return FusionPlan(
+            tuple(_moved(group, nodes, values) for group in self.groups),
+            {new: self.refusals[old] for old, new in inner if old in self.refusals},
+        )
+
+
+def _moved(
+    group: FusionGroup, nodes: Mapping[Node, Node], values: Mapping[Value, Value]
+) -> FusionGroup:
+    return replace(
+        group,
+        nodes=tuple(nodes[node] for node in group.nodes),
+        roles={role: nodes[node] for role, node in group.roles.items()},
+        inputs=_values(group.inputs, values),
+        outputs=_values(group.outputs, values),
+        weight=None if group.weight is None else values[group.weight],
+        bias=None if group.bias is None else values[group.bias],
+    )
+
+
+def _values(wanted: Iterable[Value], values: Mapping[Value, Value]) -> tuple[Value, ...]:
+    return tuple(values[value] for value in wanted)

@@ -1,0 +1,101 @@
+"""Weights become int8 constants, biases int32 ones whose scale follows (contract 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qcc import numerics
+from qcc.ir.core import Array
+from qcc.ir.types import Quant
+from qcc.quant.observers import ObserverSpec
+from qcc.quant.qparams import QuantParams
+
+BIAS_LIMIT = 2**30
+"""Largest magnitude of a stored bias (contract 3)."""
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """A stored weight with its parameters, and the sentences about what had to be adjusted."""
+
+    stored: Array
+    quant: Quant
+    notes: tuple[str, ...] = ()
+
+    @property
+    def real(self) -> FloatArray:
+        """The weight as the integers mean it, float32."""
+        q = self.quant
+        return numerics.dequantize(self.stored, q.scales, q.zero_points, axis=q.axis)
+
+
+def quantize_weight(
+    label: str,
+    weight: FloatArray,
+    axis: int,
+    spec: ObserverSpec,
+    input_scale: float,
+    bias: FloatArray | None,
+) -> QuantizedWeight:
+    """Quantize a weight by the qconfig's observer: one scale a channel of ``axis`` if it has those.
+
+    An all-zero channel takes the median scale of the others.  A channel whose bias would pass 2^30
+    in units of ``input_scale * scale`` has its scale raised until it fits; a note says so.
+    """
+    observer = (spec if spec.ch_axis is None else spec.with_args(ch_axis=axis))(label)
+    observer.update(weight)
+    params = _fill_empty_channels(observer.qparams(), weight)
+    params, notes = _fit_bias(params, input_scale, bias, label)
+    stored = numerics.quantize(
+        weight,
+        params.scales,
+        params.zero_points,
+        params.storage,
+        axis=params.axis,
+        low=params.quant_min,
+        high=params.quant_max,
+    )
+    return QuantizedWeight(stored, params.to_quant(), notes)
+
+
+def _fill_empty_channels(params: QuantParams, weight: FloatArray) -> QuantParams:
+    if params.axis is None:
+        return params
+    others = tuple(i for i in range(weight.ndim) if i != params.axis)
+    empty = np.abs(weight).max(axis=others) == 0
+    if not empty.any() or empty.all():
+        return params
+    scales = params.scales.copy()
+    scales[empty] = np.median(scales[~empty])
+    return replace(params, scale=tuple(float(s) for s in scales))
+
+
+def _fit_bias(
+    params: QuantParams, input_scale: float, bias: FloatArray | None, label: str
+) -> tuple[QuantParams, tuple[str, ...]]:
+    if bias is None:
+        return params, ()
+    least = np.abs(np.asarray(bias, np.float64)) / (float(input_scale) * (BIAS_LIMIT - 1))
+    least = least if params.axis is not None else least.max(keepdims=True)
+    raised = np.asarray(params.scales, np.float64) < least
+    if not raised.any():
+        return params, ()
+    scales = np.maximum(params.scales, np.nextafter(np.float32(least), np.float32(np.inf)))
+    note = (
+        f"the weight scale of {int(raised.sum())} channels of '{label}' was raised so that the "
+        "bias fits int32"
+    )
+    return replace(params, scale=tuple(float(s) for s in scales)), (note,)
+
+
+def quantize_bias(bias: FloatArray, input_scale: float, weight: Quant) -> tuple[Array, Quant]:
+    """The int32 bias [channels] and its type: scale ``s_x * s_w[c]``, zero point 0."""
+    scale = numerics.bias_scale(np.float32(input_scale), weight.scales)
+    ratio = np.rint(np.asarray(bias, np.float64) / np.asarray(scale, np.float64))
+    stored = np.clip(ratio, -BIAS_LIMIT, BIAS_LIMIT).astype(np.int32)
+    return stored, Quant.make("int32", scale, 0, None if scale.size == 1 else 0)
