@@ -32,9 +32,9 @@ def outline_float(
     rewriter = Rewriter(graph)
     fold_float_constants(graph, rewriter)
     outside = _foreign_nodes(graph, native_float)
-    regions = []
-    for members in _by_depth(graph, outside):
-        regions.append(_outline(graph, rewriter, members, reasons or {}))
+    regions = [
+        _outline(graph, rewriter, members, reasons or {}) for members in _by_depth(graph, outside)
+    ]
     _reschedule(graph)
     drop_dead(graph, rewriter)
     return [node for node in regions if node.graph is graph]

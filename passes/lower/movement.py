@@ -151,6 +151,21 @@ def _expand(node: Node, output: Value) -> Moves | str:
     return (Move("q.expand", shape, {"shape": list(shape)}),)
 
 
+def _tile(node: Node, output: Value) -> Moves | str:
+    repeats = constant_array(node.input(1))
+    if repeats is None:
+        return f"the repeats of Tile '{node.label}' are not constant"
+    shape = node.operand(0).tensor.static_shape
+    split = tuple(d for size in shape for d in (1, size))
+    wide = tuple(d for r, size in zip(repeats, shape, strict=True) for d in (int(r), size))
+    result = output.tensor.static_shape
+    return (
+        Move("q.reshape", split, {"shape": list(split)}),
+        Move("q.expand", wide, {"shape": list(wide)}),
+        Move("q.reshape", result, {"shape": list(result)}),
+    )
+
+
 def _identity(node: Node, output: Value) -> Moves | str:
     return ()
 
@@ -168,6 +183,7 @@ MOVEMENT: dict[str, Callable[[Node, Value], Moves | str]] = {
     "DepthToSpace": _depth_to_space,
     "SpaceToDepth": _space_to_depth,
     "Expand": _expand,
+    "Tile": _tile,
     "Identity": _identity,
     "Dropout": _identity,
 }

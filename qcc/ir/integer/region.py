@@ -42,6 +42,6 @@ REGION = define(
         outputs=None,
         check=_check,
         doc="Float ONNX nodes that run in onnxruntime: `body` is a graph without captures "
-        "(operands are its inputs, results its outputs); `reason` says why it has no native kernel.",
+        "(operands are its inputs, results its outputs); `reason` says why no kernel is native.",
     )
 )

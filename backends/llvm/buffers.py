@@ -1,0 +1,143 @@
+"""Where values live and how they lie in memory, as native code sees them.
+
+After the layout pass the logical order of a tensor is its physical order.  An 8-bit tensor lies as
+an :class:`ActivationLayout`: the last axis is the channels, the two before it are the image.  Every
+other tensor is dense.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from qcc import numerics
+from qcc.backends.llvm.kernels import READ_SLACK
+from qcc.backends.llvm.kernels.activation import ActivationLayout
+from qcc.errors import ModelError
+from qcc.ir.core import Value
+from qcc.ir.types import Quant, TensorType
+
+
+@dataclass(eq=False)
+class Buffer:
+    """A range of memory; ``place`` says in what.
+
+    ``place`` is ``arena`` (``offset`` from the memory plan), ``weights`` (``offset`` fixed), or
+    ``input`` and ``output`` (``index`` into the table of pointers that the caller passes).
+    """
+
+    name: str
+    size: int
+    place: str = "arena"
+    index: int = 0
+    offset: int = 0
+    steps: list[int] = field(default_factory=list)
+    """Steps that touch the buffer."""
+
+    @property
+    def reserved(self) -> int:
+        """Bytes to reserve: the size and the slack that kernels may read."""
+        return self.size + READ_SLACK
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """``offset`` bytes into a buffer."""
+
+    buffer: Buffer
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A value in memory.  ``layout`` is None where the elements lie dense in logical order."""
+
+    buffer: Buffer
+    layout: ActivationLayout | None
+    shape: tuple[int, ...]
+    element_bytes: int
+    offset: int = 0
+
+    @property
+    def pointer(self) -> Pointer:
+        """Where the value begins."""
+        return Pointer(self.buffer, self.offset)
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether element follows element in logical order, without padding."""
+        if self.layout is None:
+            return True
+        return is_contiguous(self.layout)
+
+
+def is_contiguous(layout: ActivationLayout) -> bool:
+    """Whether a layout has neither halo nor padding between pixels."""
+    pixels = layout.batch * layout.height * layout.width
+    return not layout.has_halo and (pixels == 1 or layout.channel_stride == layout.channels)
+
+
+def image_shape(shape: Sequence[int]) -> tuple[int, int, int, int]:
+    """``(batch, height, width, channels)`` of a shape of any rank; the element order is kept."""
+    dims = [int(d) for d in shape]
+    if 0 in dims:
+        raise ModelError("a tensor without elements has no native form; keep the operator in float")
+    if len(dims) < 4:
+        dims = [1] * (4 - len(dims)) + dims if len(dims) < 2 else _spread(dims)
+    return (math.prod(dims[:-3]), dims[-3], dims[-2], dims[-1])
+
+
+def _spread(dims: list[int]) -> list[int]:
+    """[M, C] becomes M pixels in a row; [N, T, C] becomes N images of one row."""
+    return [1, 1, *dims] if len(dims) == 2 else [dims[0], 1, *dims[1:]]
+
+
+def activation_layout(
+    shape: Sequence[int], halo: tuple[int, int, int, int] = (0, 0, 0, 0)
+) -> ActivationLayout:
+    """The layout of an 8-bit tensor; ``halo`` is (top, left, bottom, right) in pixels."""
+    batch, height, width, channels = image_shape(shape)
+    stride = -(-channels // 4) * 4
+    return ActivationLayout(batch, height, width, channels, stride, *halo)
+
+
+def element_bytes(type_: TensorType) -> int:
+    """Bytes of one stored element."""
+    return int(numerics.storage_dtype(type_.storage).itemsize)
+
+
+def is_activation(type_: TensorType) -> bool:
+    """Whether native code holds this tensor as an 8-bit activation."""
+    return type_.storage in ("uint8", "int8")
+
+
+def dense_bytes(type_: TensorType) -> int:
+    """Bytes of the dense tensor."""
+    return math.prod(type_.static_shape) * element_bytes(type_)
+
+
+SIGN_SHIFT = 128
+"""int8 storage is held as uint8: value and zero point are shifted by this."""
+
+
+def shift_of(type_: TensorType) -> int:
+    """What is added to a stored value of this type to give the byte that native code holds."""
+    return SIGN_SHIFT if type_.storage == "int8" else 0
+
+
+def native_quant(value: Value) -> tuple[float, int]:
+    """Scale and zero point of a per-tensor quantized value, in native (uint8) units."""
+    quant = value.tensor.quant
+    if quant is None or not quant.per_tensor:
+        raise TypeError(f"'{value.name}' is not quantized per tensor")
+    return quant.scale[0], quant.zero_point[0] + shift_of(value.tensor)
+
+
+def native_bounds(quant: Quant, low: int | None, high: int | None) -> tuple[int, int]:
+    """Clamp bounds in native units: the attributes, within the quantization's own range."""
+    bottom, top = quant.range
+    shift = SIGN_SHIFT if quant.storage == "int8" else 0
+    bottom = bottom if low is None else max(bottom, int(low))
+    top = top if high is None else min(top, int(high))
+    return bottom + shift, top + shift

@@ -1,0 +1,107 @@
+"""From a NUMBERED graph to compiled code: specialize, lower, outline, lay out, generate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from qcc.backends.llvm.codegen import compile_graph
+from qcc.backends.llvm.isa import InstructionSet
+from qcc.backends.llvm.model import CompiledModel, KernelRow
+from qcc.backends.llvm.native_float import has_native_kernel
+from qcc.ir.core import Graph, Node
+from qcc.ir.integer.region import region_body
+from qcc.ir.types import TensorType
+from qcc.passes.layout import convert_layout
+from qcc.passes.lower import LoweringPattern, LoweringReport, lower
+from qcc.passes.outline_float import outline_float
+from qcc.quant.report import NodeReport
+
+
+@dataclass(frozen=True)
+class NativeProgram:
+    """Compiled code with the graph that it computes and the rows of its report.
+
+    ``lowered`` is the graph before the layout pass: evaluated by :mod:`qcc.ref.evaluate`, it gives
+    the very bytes that the code gives.
+    """
+
+    model: CompiledModel
+    lowered: Graph
+    rows: tuple[NodeReport, ...]
+
+
+def compile_numbered(
+    graph: Graph,
+    isa: InstructionSet,
+    patterns: Iterable[LoweringPattern],
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> NativeProgram:
+    """Compile a NUMBERED graph, which is left as it is.
+
+    ``shapes`` gives input shapes where the graph has symbolic dimensions.
+    """
+    from qcc.passes.specialize import specialize_graph
+
+    lowered = graph.clone() if shapes is None else specialize_graph(graph, shapes)
+    before = [(n.label, n.op) for n in lowered.nodes if n.domain != "q"]
+    report = lower(lowered, patterns)
+    outline_float(lowered, report.refusals, has_native_kernel)
+    laid_out = lowered.clone()
+    convert_layout(laid_out)
+    model = compile_graph(laid_out, isa)
+    return NativeProgram(model, lowered, tuple(_rows(before, lowered, report, model)))
+
+
+def _rows(
+    before: list[tuple[str, str]], lowered: Graph, report: LoweringReport, model: CompiledModel
+) -> Iterable[NodeReport]:
+    groups = {name: names for names in report.fused.values() for name in names}
+    kernels = {row.node: row for row in model.kernels}
+    by_label = {node.label: node for node in lowered.nodes}
+    reasons = _float_reasons(lowered, report)
+    for label, op in before:
+        if label in reasons:
+            yield NodeReport(label, op, "float32", (label,), reason=reasons[label])
+            continue
+        fused = groups.get(label, (label,))
+        node = next((by_label[name] for name in fused if name in by_label), None)
+        yield _integer_row(label, op, fused, node, kernels, model.isa.name)
+
+
+def _integer_row(
+    label: str,
+    op: str,
+    fused: tuple[str, ...],
+    node: Node | None,
+    kernels: Mapping[str, KernelRow],
+    isa: str,
+) -> NodeReport:
+    row = next((kernels[name] for name in fused if name in kernels), None)
+    type_ = None if node is None else node.output.type
+    quant = type_.quant if isinstance(type_, TensorType) else None
+    return NodeReport(
+        label,
+        op,
+        "int8",
+        fused,
+        kernel="" if row is None else ", ".join(row.kernels),
+        isa="" if row is None else isa,
+        output_scale=None if quant is None else quant.scale[0],
+        output_zero_point=None if quant is None else quant.zero_point[0],
+    )
+
+
+def _float_reasons(lowered: Graph, report: LoweringReport) -> dict[str, str]:
+    """Label of every node that computes in float to the sentence that says why."""
+    reasons: dict[str, str] = {}
+    for node in lowered.nodes:
+        if node.op == "q.region":
+            for inner in region_body(node).nodes:
+                own = report.refusals.get(inner.label)
+                reasons[inner.label] = "; ".join(own) if own else node.attributes["reason"]
+        elif node.domain != "q":
+            own = report.refusals.get(node.label)
+            why = "; ".join(own) if own else "its operands are float"
+            reasons[node.label] = f"{why} (native float32)"
+    return reasons

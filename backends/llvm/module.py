@@ -1,0 +1,138 @@
+"""One LLVM module for a whole graph: kernels emitted once, and a function that calls them in order.
+
+``void run_<k>(ptr arena, ptr weights, ptr inputs, ptr outputs, i32 tid, i32 nthreads)`` runs native
+segment ``k``.  ``inputs`` and ``outputs`` are tables of pointers.  The arena begins with the
+control block of the team (:mod:`qcc.backends.llvm.sync`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llvmlite import ir
+
+from qcc.backends.llvm.buffers import Buffer, Pointer
+from qcc.backends.llvm.builder import I32, POINTER, LoopBuilder, Value
+from qcc.backends.llvm.isa import InstructionSet
+from qcc.backends.llvm.kernels import Kernel
+from qcc.backends.llvm.sync import declare_barrier, with_synchronization
+
+STEP_ARGUMENTS = ("arena", "weights", "inputs", "outputs", "tid", "nthreads")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kernel on its operands: pointers by operand name; ``node`` names the graph node."""
+
+    kernel: Kernel
+    pointers: Mapping[str, Pointer]
+    node: str = ""
+
+    @property
+    def written(self) -> list[Buffer]:
+        """Buffers that the kernel writes."""
+        return [p.buffer for name, p in self.pointers.items() if name.startswith("output")]
+
+    @property
+    def touched(self) -> list[Buffer]:
+        """All buffers but the constants."""
+        return [p.buffer for p in self.pointers.values() if p.buffer.place != "weights"]
+
+
+@dataclass
+class ModuleText:
+    """The text of a module, the segments' symbols and the kernels' symbols by specification."""
+
+    text: str
+    symbols: list[str] = field(default_factory=list)
+    kernels: dict[Kernel, str] = field(default_factory=dict)
+
+
+def write_module(
+    segments: Sequence[Sequence[Call]], isa: InstructionSet, name: str = "model"
+) -> ModuleText:
+    """Emit every kernel once and one function a segment.  Buffers must have their offsets."""
+    module = ir.Module(name)
+    module.triple = isa.triple
+    barrier = declare_barrier(module)
+    result = ModuleText("")
+    functions: dict[Kernel, Any] = {}
+    for index, calls in enumerate(segments):
+        symbol = f"run_{index}"
+        for call in calls:
+            if call.kernel not in functions:
+                functions[call.kernel] = _emit_kernel(module, isa, call.kernel, result.kernels)
+        _write_segment(module, symbol, calls, functions, barrier)
+        result.symbols.append(symbol)
+    result.text = with_synchronization(module, isa)
+    return result
+
+
+def _emit_kernel(
+    module: Any, isa: InstructionSet, kernel: Kernel, symbols: dict[Kernel, str]
+) -> Any:
+    taken = set(symbols.values())
+    symbol, count = kernel.name, 0
+    while symbol in taken:
+        count += 1
+        symbol = f"{kernel.name}_v{count}"
+    symbols[kernel] = symbol
+    function = kernel.emit(module, isa, symbol)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    return function
+
+
+def _write_segment(
+    module: Any,
+    symbol: str,
+    calls: Sequence[Call],
+    functions: Mapping[Kernel, Any],
+    barrier: Any,
+) -> None:
+    signature = ir.FunctionType(ir.VoidType(), [POINTER] * 4 + [I32, I32])
+    function = ir.Function(module, signature, symbol)
+    for argument, name in zip(function.args, STEP_ARGUMENTS, strict=True):
+        argument.name = name
+    function.attributes.add("nounwind")
+    k = LoopBuilder(function)
+    tid, nthreads = k.operand("tid"), k.operand("nthreads")
+    since: list[Call] = []
+    for call in calls:
+        if any(_depends(call, earlier) for earlier in since):
+            k.ir.call(barrier, [k.operand("arena"), nthreads])
+            since = []
+        since.append(call)
+        arguments = [_address(k, call.pointers[name]) for name in call.kernel.operands]
+        k.ir.call(functions[call.kernel], [*arguments, tid, nthreads])
+    k.finish()
+
+
+def _address(k: LoopBuilder, pointer: Pointer) -> Value:
+    buffer = pointer.buffer
+    if buffer.place in ("arena", "weights"):
+        return k.at(k.operand(buffer.place), buffer.offset + pointer.offset)
+    table = k.operand(f"{buffer.place}s")
+    base = k.ir.load(k.at(table, 8 * buffer.index), typ=POINTER, align=8)
+    return k.at(base, pointer.offset)
+
+
+def _depends(call: Call, earlier: Call) -> bool:
+    """Whether the two may not run at the same time: one writes what the other touches."""
+    return any(overlap(a, b) for a in call.written for b in earlier.touched) or any(
+        overlap(a, b) for a in call.touched for b in earlier.written
+    )
+
+
+def overlap(a: Buffer, b: Buffer) -> bool:
+    """Whether two buffers share memory."""
+    if a is b:
+        return True
+    if a.place != b.place or a.place != "arena":
+        return False
+    return a.offset < b.offset + b.reserved and b.offset < a.offset + a.reserved
+
+
+__all__ = ["Call", "ModuleText", "overlap", "write_module"]

@@ -1,0 +1,183 @@
+"""A compiled model as something to call."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from qcc.backends.llvm.model import CompiledModel, TensorSpec
+from qcc.errors import DataError
+from qcc.ir.core import Array
+from qcc.quant.report import CompileReport
+from qcc.runtime.program import Program
+
+Shapes: TypeAlias = "tuple[tuple[int, ...], ...]"
+Compile: TypeAlias = "Callable[[Mapping[str, tuple[int, ...]]], CompiledModel]"
+"""Compiles the model for concrete input shapes."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Code for one instruction set and, where shapes are symbolic, one set of input shapes."""
+
+    shapes: Shapes
+    model: CompiledModel
+
+
+class Executable:
+    """Runs a compiled model on numpy arrays; several threads may call it at the same time.
+
+    ``executable(x)`` takes the inputs in order (or by keyword) and gives the output, or a tuple of
+    outputs; ``executable.run({"x": x})`` works with names.  A model with symbolic dimensions is
+    compiled when it first meets a set of input shapes, and remembered.
+    """
+
+    engine = "qcc"
+
+    def __init__(
+        self,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        variants: Sequence[Variant],
+        report: CompileReport,
+        *,
+        target: str = "",
+        threads: int = 1,
+        compile_for: Compile | None = None,
+        graph_text: str = "",
+    ) -> None:
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+        self.report = report
+        self.target = target
+        self.threads = threads
+        self.graph_text = graph_text
+        self._variants = list(variants)
+        self._programs: dict[Shapes, Program] = {}
+        self._compile_for = compile_for
+        self._lock = threading.Lock()
+
+    # -- describing -------------------------------------------------------------------------------
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in order."""
+        return tuple(spec.name for spec in self.inputs)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in order."""
+        return tuple(spec.name for spec in self.outputs)
+
+    @property
+    def input_types(self) -> dict[str, tuple[str, tuple[int | str | None, ...]]]:
+        """numpy dtype name and shape of each input; None is a free dimension."""
+        return {spec.name: (spec.dtype, tuple(spec.shape or ())) for spec in self.inputs}
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """The code that exists so far."""
+        return tuple(self._variants)
+
+    @property
+    def has_free_dimensions(self) -> bool:
+        """Whether some input dimension is not fixed."""
+        return any(spec.shape is None or None in spec.shape for spec in self.inputs)
+
+    def __repr__(self) -> str:
+        def side(specs: Sequence[TensorSpec]) -> str:
+            return ", ".join(f"{s.name}: {s.dtype}{list(s.shape or ())}" for s in specs)
+
+        return f"<Executable {self.target} ({side(self.inputs)}) -> ({side(self.outputs)})>"
+
+    # -- running ----------------------------------------------------------------------------------
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        """All outputs by name.  Raises :class:`DataError` where an input does not fit."""
+        arrays = self._checked(feeds)
+        program = self._program(tuple(array.shape for array in arrays))
+        return dict(zip(self.output_names, program.run(arrays), strict=True))
+
+    def __call__(self, *arrays: Any, **named: Any) -> Any:
+        """The output for inputs in order or by keyword; a tuple where there are several outputs."""
+        if len(arrays) > len(self.inputs):
+            raise DataError(f"The model has {len(self.inputs)} inputs, not {len(arrays)}.")
+        feeds = dict(zip(self.input_names, arrays, strict=False))
+        twice = [name for name in named if name in feeds]
+        if twice:
+            raise DataError(f"Input {twice[0]!r} is given twice; give it once.")
+        outputs = tuple(self.run({**feeds, **named}).values())
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def save(self, path: Path | str) -> None:
+        """Write a ``.qcc`` artifact (atomically); see :mod:`qcc.runtime.artifact`."""
+        from qcc.runtime.artifact import save
+
+        save(self, path)
+
+    def close(self) -> None:
+        """Let worker threads return; the executable may still be called."""
+        with self._lock:
+            programs, self._programs = list(self._programs.values()), {}
+        for program in programs:
+            program.close()
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _checked(self, feeds: Mapping[str, Any]) -> list[Array]:
+        names = self.input_names
+        unknown = [name for name in feeds if name not in names]
+        absent = [name for name in names if name not in feeds]
+        if unknown or absent:
+            parts = [f"unknown input {', '.join(map(repr, unknown))}"] if unknown else []
+            parts += [f"missing input {', '.join(map(repr, absent))}"] if absent else []
+            raise DataError(f"{'; '.join(parts)}: the model's inputs are {', '.join(names)}.")
+        return [check_array(spec, feeds[spec.name]) for spec in self.inputs]
+
+    def _program(self, shapes: Shapes) -> Program:
+        with self._lock:
+            found = self._programs.get(shapes)
+            if found is None:
+                found = Program(self._variant(shapes).model, self.threads)
+                self._programs[shapes] = found
+            return found
+
+    def _variant(self, shapes: Shapes) -> Variant:
+        for variant in self._variants:
+            if variant.shapes == shapes or not self.has_free_dimensions:
+                return variant
+        if self._compile_for is None:
+            known = "; ".join(str([list(s) for s in v.shapes]) for v in self._variants)
+            raise DataError(
+                f"There is no code for the input shapes {[list(s) for s in shapes]}; "
+                f"this artifact was compiled for {known or 'none'}."
+            )
+        model = self._compile_for(dict(zip(self.input_names, shapes, strict=True)))
+        variant = Variant(shapes, model)
+        self._variants.append(variant)
+        return variant
+
+
+def check_array(spec: TensorSpec, data: Any) -> Array:
+    """``data`` as the contiguous array that native code reads; DataError where it does not fit."""
+    array = np.asarray(data)
+    if str(array.dtype) != spec.dtype:
+        raise DataError(
+            f"Input '{spec.name}' must be {spec.dtype}, not {array.dtype}; convert it with "
+            f".astype('{spec.dtype}')."
+        )
+    if spec.shape is not None:
+        fits = len(spec.shape) == array.ndim and all(
+            want in (None, have) for want, have in zip(spec.shape, array.shape, strict=True)
+        )
+        if not fits:
+            wanted = ", ".join("?" if d is None else str(d) for d in spec.shape)
+            raise DataError(
+                f"Input '{spec.name}' must have the shape [{wanted}], not {list(array.shape)}."
+            )
+    return np.ascontiguousarray(array)

@@ -1,0 +1,213 @@
+"""Loaded code for one set of input shapes: memory, steps, and the regions between them."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qcc.backends.llvm import machine
+from qcc.backends.llvm.isa import can_run
+from qcc.backends.llvm.model import ArraySource, CompiledModel, NativeStep, RegionStep
+from qcc.errors import ArtifactError
+from qcc.ir.core import Array
+from qcc.runtime.threads import Arguments, Team
+
+_STEP = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4, ctypes.c_int32, ctypes.c_int32)
+_ALIGNMENT = 64
+
+
+def aligned_zeros(size: int) -> NDArray[np.uint8]:
+    """``size`` zero bytes at a 64-byte boundary."""
+    raw = np.zeros(size + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size]
+
+
+def aligned_copy(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """``data`` itself where it is aligned (a mapped artifact), else an aligned copy."""
+    if data.size and data.ctypes.data % _ALIGNMENT == 0:
+        return data
+    result = aligned_zeros(max(data.size, _ALIGNMENT))
+    result[: data.size] = data
+    return result
+
+
+@dataclass(eq=False)
+class _Context:
+    """The memory of one call: an arena and the tables of pointers."""
+
+    arena: NDArray[np.uint8]
+    inputs: Any
+    outputs: Any
+    team: Team | None = None
+
+
+class Program:
+    """Runs a :class:`CompiledModel`; several Python threads may call it at the same time.
+
+    ``threads`` native threads work on a call; while they are busy, further calls run on the thread
+    that makes them.  Raises :class:`ArtifactError` when this CPU lacks an instruction.
+    """
+
+    def __init__(self, model: CompiledModel, threads: int = 1) -> None:
+        if not can_run(model.isa):
+            missing = sorted(model.isa.needs - machine.host_cpu_features())
+            raise ArtifactError(
+                f"This code is for {model.isa.name}, and this CPU lacks "
+                f"{', '.join(missing) or model.isa.architecture}; compile the model for this CPU."
+            )
+        self.model = model
+        self._code = machine.load_object(model.object_code)
+        self._weights = aligned_copy(model.weights)
+        self._threads = threads
+        symbols = [step.symbol for step in model.steps if isinstance(step, NativeStep)]
+        self._addresses = {symbol: self._code.address(symbol) for symbol in symbols}
+        self._functions = {symbol: _STEP(a) for symbol, a in self._addresses.items()}
+        self._regions: list[Any] = [None] * len(model.regions)
+        self._free: list[_Context] = []
+        self._lock = threading.Lock()
+        self._team_context = self._context(threads) if threads > 1 else None
+
+    def run(self, arrays: Sequence[Array]) -> list[Array]:
+        """The outputs for checked, contiguous ``arrays`` in the order of the model's inputs."""
+        context = self._take()
+        try:
+            return self._run(context, arrays)
+        finally:
+            self._give_back(context)
+
+    def close(self) -> None:
+        """Let the worker threads return."""
+        with self._lock:
+            context, self._team_context = self._team_context, None
+        if context is not None and context.team is not None:
+            context.team.close()
+
+    # -- memory -----------------------------------------------------------------------------------
+
+    def _context(self, threads: int = 1) -> _Context:
+        arena = aligned_zeros(self.model.arena_bytes)
+        inputs = (ctypes.c_void_p * max(1, self.model.slots))()
+        outputs = (ctypes.c_void_p * max(1, len(self.model.outputs)))()
+        team = Team(self._code, arena.ctypes.data, threads) if threads > 1 else None
+        return _Context(arena, inputs, outputs, team)
+
+    def _take(self) -> _Context:
+        with self._lock:
+            if self._team_context is not None:
+                context, self._team_context = self._team_context, None
+                return context
+            if self._free:
+                return self._free.pop()
+        return self._context()
+
+    def _give_back(self, context: _Context) -> None:
+        with self._lock:
+            if context.team is not None:
+                self._team_context = context
+            else:
+                self._free.append(context)
+
+    # -- one call ---------------------------------------------------------------------------------
+
+    def _run(self, context: _Context, arrays: Sequence[Array]) -> list[Array]:
+        slots: list[Array | None] = [*arrays, *[None] * (self.model.slots - len(arrays))]
+        for index, array in enumerate(arrays):
+            context.inputs[index] = array.ctypes.data
+        outputs = [self._new_output(source) for source in self.model.output_sources]
+        for index, output in enumerate(outputs):
+            context.outputs[index] = None if output is None else output.ctypes.data
+        arguments = Arguments(
+            context.arena.ctypes.data,
+            self._weights.ctypes.data,
+            ctypes.addressof(context.inputs),
+            ctypes.addressof(context.outputs),
+        )
+        for step in self.model.steps:
+            if isinstance(step, NativeStep):
+                self._run_native(step, context, arguments)
+            else:
+                self._run_region(step, context, slots, outputs)
+        return [
+            self._finished(source, output, slots)
+            for source, output in zip(self.model.output_sources, outputs, strict=True)
+        ]
+
+    def _run_native(self, step: NativeStep, context: _Context, arguments: Arguments) -> None:
+        if context.team is not None:
+            context.team.run(self._addresses[step.symbol], arguments)
+            return
+        self._functions[step.symbol](
+            arguments.arena, arguments.weights, arguments.inputs, arguments.outputs, 0, 1
+        )
+
+    def _run_region(
+        self,
+        step: RegionStep,
+        context: _Context,
+        slots: list[Array | None],
+        outputs: list[Array | None],
+    ) -> None:
+        given = [self._read(source, context, slots, outputs) for source in step.inputs]
+        for slot, result in zip(step.slots, self._region(step.model).run(given), strict=True):
+            array = np.ascontiguousarray(result)
+            slots[slot] = array
+            context.inputs[slot] = array.ctypes.data
+
+    def _region(self, index: int) -> Any:
+        from qcc.ref.float_region import FloatRegion
+
+        if self._regions[index] is None:
+            self._regions[index] = FloatRegion(self.model.regions[index], self._threads)
+        return self._regions[index]
+
+    def _read(
+        self,
+        source: ArraySource,
+        context: _Context,
+        slots: list[Array | None],
+        outputs: list[Array | None],
+    ) -> Array:
+        """A view of what a region reads."""
+        if source.place in ("slot", "input"):
+            found = slots[source.index]
+        elif source.place == "output":
+            found = outputs[source.index]
+        else:
+            memory = context.arena if source.place == "arena" else self._weights
+            found = _view(memory, source)
+        if found is None:
+            raise RuntimeError(f"slot {source.index} is read before it is written")
+        return found
+
+    def _new_output(self, source: ArraySource) -> Array | None:
+        if source.place != "output":
+            return None
+        return np.empty(source.shape, source.dtype)
+
+    def _finished(
+        self, source: ArraySource, output: Array | None, slots: list[Array | None]
+    ) -> Array:
+        if output is not None:
+            return output
+        if source.place == "weights":
+            return np.array(_view(self._weights, source))
+        found = slots[source.index]
+        if found is None:
+            raise RuntimeError(f"slot {source.index} is read before it is written")
+        is_input = source.index < len(self.model.inputs)
+        return np.array(found) if is_input else found
+
+
+def _view(memory: NDArray[np.uint8], source: ArraySource) -> Array:
+    dtype = np.dtype(source.dtype)
+    count = int(np.prod(source.shape, dtype=np.int64))
+    piece = memory[source.offset : source.offset + count * dtype.itemsize]
+    view: Array = piece.view(dtype).reshape(source.shape)
+    return view
