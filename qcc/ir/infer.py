@@ -61,7 +61,22 @@ def infer_node(node: Node) -> tuple[ValueType, ...]:
         return (UNKNOWN,) * len(node.outputs)
     skeleton = _Skeleton({})
     types = skeleton.infer([node], (), _info_of(node), strict=True)
-    return tuple(types.get(value, UNKNOWN) for value in node.outputs)
+    known = _symbols(value.type for value in (*node.inputs, *node.outputs) if value is not None)
+    return tuple(_without_invented(types.get(value, UNKNOWN), known) for value in node.outputs)
+
+
+def _symbols(types: Iterable[ValueType]) -> set[str]:
+    shapes = [type.shape or () for type in types if isinstance(type, TensorType)]
+    return {dim for shape in shapes for dim in shape if isinstance(dim, str)}
+
+
+def _without_invented(type: ValueType, known: set[str]) -> ValueType:
+    """Drop the names that onnx invents for unknown dimensions: between models they mean nothing."""
+    if isinstance(type, OpaqueType) or type.shape is None:
+        return type
+    return type.with_shape(
+        tuple(None if isinstance(dim, str) and dim not in known else dim for dim in type.shape)
+    )
 
 
 def infer_shapes(graph: Graph) -> int:
