@@ -60,3 +60,11 @@ class VerifyError(Exception):
         self.message = message
         self.node = node
         self.text = text
+
+
+class PassError(VerifyError):
+    """A pass failed, or left an invalid graph behind: a bug in the pass.
+
+    The message names the pass and the ``qcc opt`` command that reproduces the failure; ``text`` is
+    the graph as the pass left it.
+    """

@@ -1,0 +1,22 @@
+"""The modules whose passes ``qcc opt`` knows by name, in the order in which they usually run.
+
+A new pass is a module here and one line below.  Packages outside the project use the entry-point
+group ``qcc.passes`` instead.
+"""
+
+from __future__ import annotations
+
+PASS_MODULES = (
+    "qcc.passes.specialize",
+    "qcc.passes.canonicalize",
+    "qcc.passes.fold_constants",
+    "qcc.passes.fold_batchnorm",
+    "qcc.passes.refuse_layernorm",
+    "qcc.passes.refuse_gelu",
+    "qcc.passes.refuse_softmax",
+    "qcc.passes.refuse_hardsigmoid",
+    "qcc.passes.refuse_hardswish",
+    "qcc.passes.refuse_leakyrelu",
+    "qcc.passes.eliminate_dead",
+    "qcc.passes.import_qdq",
+)
