@@ -1,9 +1,11 @@
 """Depthwise convolution: one filter a channel, vectors across channels.
 
-The taps of one input column are interleaved so that the multiply-accumulate instruction adds them
-within a lane: four rows of bytes for the dot products, two rows of widened bytes for ``vpmaddwd``.
-Each interleaved column serves every output pixel of the tile that it touches.  The interleave
-leaves channels in exactly the order that the epilogue's packs undo (``epilogue.lane_channels``).
+The rows of one input column are interleaved in groups, so that the multiply-accumulate instruction
+adds the taps of a group within a lane: four rows of bytes for the dot products, two rows of widened
+bytes for ``vpmaddwd``.  An interleaved group serves every output pixel of the tile that touches it:
+pixels below each other see the same groups with their taps shifted (a *phase*), pixels beside each
+other see the same columns.  The interleave leaves channels in exactly the order that the epilogue's
+packs undo (``epilogue.lane_channels``).
 """
 
 from __future__ import annotations
@@ -43,14 +45,17 @@ from qcc.backends.llvm.kernels.window import Window
 from qcc.backends.llvm.schedule import split_rows
 from qcc.errors import ConfigError
 
+_CHUNK_BYTES = 24 * 1024
+"""Input rows that are gone through once for every block of channels."""
+
 
 @dataclass(frozen=True)
 class DepthwiseKernel:
     """Depthwise convolution ``[N,C,H,W] * [C,1,kh,kw]`` over physical NHWC uint8 activations.
 
-    ``weight_parts`` as in :class:`~qcc.backends.llvm.kernels.conv.ConvKernel`; ``pixels`` overrides
-    how many output pixels of a row one tile computes.  Operands: ``input, weight, parameters,
-    [residual,] output``.
+    ``weight_parts`` as in :class:`~qcc.backends.llvm.kernels.conv.ConvKernel`; ``tile`` overrides
+    how many rows and columns of output pixels are computed together (rows must be 1 for dilated
+    windows).  Operands: ``input, weight, parameters, [residual,] output``.
     """
 
     input: ActivationLayout
@@ -58,7 +63,7 @@ class DepthwiseKernel:
     window: Window = field(default_factory=Window)
     epilogue: Epilogue = field(default_factory=Epilogue)
     weight_parts: int = 1
-    pixels: int | None = None
+    tile: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         self.window.check(self.input, self.output)
@@ -136,10 +141,10 @@ class DepthwiseKernel:
 
 @dataclass(frozen=True)
 class ChannelCut:
-    """Blocks of channels that are computed together, and the layout of their weights.
+    """Blocks of channels that are computed together, the tile, and the layout of the weights.
 
-    A block is one vector of bytes (dot products) or half of one (widened): ``vectors`` accumulator
-    vectors.  Weights of a block: ``[kx][row group][part][vector][lane][row in group]``.
+    A block is ``vectors`` accumulator vectors.  Weights of a block:
+    ``[kx][phase][row group][part][vector][lane][row in group]``.
     """
 
     kernel: DepthwiseKernel
@@ -152,7 +157,7 @@ class ChannelCut:
 
     @property
     def vectors(self) -> int:
-        """Accumulator vectors of a block."""
+        """Accumulator vectors of a block: one vector of bytes, or half of one widened."""
         return 2 if self.isa.dot == "vpmaddwd" else 4
 
     @property
@@ -166,9 +171,28 @@ class ChannelCut:
         return -(-self.kernel.output.channels // self.channels)
 
     @property
+    def tile(self) -> tuple[int, int]:
+        """Most rows and columns of output pixels of a tile.
+
+        Tall tiles share interleaved rows, which dilated windows do not have in common.
+        """
+        if self.kernel.tile is not None:
+            return self.kernel.tile
+        wide = 4 if self.isa.vector_registers >= 32 else 1
+        if self.kernel.window.dilations[0] > 1:
+            return 1, wide
+        return (4 if self.isa.dot == "vpmaddwd" else 2), max(1, wide // 2)
+
+    @property
+    def phases(self) -> list[int]:
+        """Row in its group of the first tap of output rows of a tile, each once."""
+        stride = self.kernel.window.strides[0]
+        return sorted({y * stride % self.group for y in range(self.tile[0])})
+
+    @property
     def row_groups(self) -> int:
-        """Groups of rows of one column."""
-        return -(-self.kernel.window.kernel[0] // self.group)
+        """Most groups that one window covers, over all phases."""
+        return -(-(max(self.phases) + self.kernel.window.kernel[0]) // self.group)
 
     @property
     def parts(self) -> int:
@@ -176,9 +200,14 @@ class ChannelCut:
         return 1 if self.isa.dot == "vpmaddwd" else self.kernel.weight_parts
 
     @property
+    def group_bytes(self) -> int:
+        """Bytes of weights of one group of rows of a block, all parts."""
+        return self.parts * self.vectors * self.isa.vector_bytes
+
+    @property
     def column_bytes(self) -> int:
         """Bytes of weights of one column of taps of a block."""
-        return self.row_groups * self.parts * self.vectors * self.isa.vector_bytes
+        return len(self.phases) * self.row_groups * self.group_bytes
 
     @property
     def block_bytes(self) -> int:
@@ -202,21 +231,31 @@ class ChannelCut:
     def pack_weight(self, weight: NDArray[Any]) -> NDArray[np.uint8]:
         """``[C, 1, kh, kw]`` to the bytes of all blocks."""
         channels, _, kh, kw = weight.shape
-        rows = np.zeros((channels, self.row_groups * self.group, kw), np.int16)
-        rows[:, :kh] = weight[:, 0]
-        spread = self.spread(rows).reshape(
-            self.blocks, self.vectors, self.isa.lanes, self.row_groups, self.group, kw
-        )
-        # [block, kx, row group, vector, lane, row]
-        ordered = spread.transpose(0, 5, 3, 1, 2, 4)
+        phases = self.phases
+        rows = np.zeros((channels, len(phases), self.row_groups * self.group, kw), np.int16)
+        for i, phase in enumerate(phases):
+            rows[:, i, phase : phase + kh] = weight[:, 0]
+        lanes, groups = self.isa.lanes, (len(phases), self.row_groups, self.group)
+        spread = self.spread(rows).reshape(self.blocks, self.vectors, lanes, *groups, kw)
+        # [block, kx, phase, row group, vector, lane, row]
+        ordered = spread.transpose(0, 6, 3, 4, 1, 2, 5)
         if self.isa.dot == "vpmaddwd":
             return np.frombuffer(ordered.astype(np.int16).tobytes(), np.uint8)
-        parts = np.stack(byte_parts(ordered, self.parts), axis=3)
+        parts = np.stack(byte_parts(ordered, self.parts), axis=4)
         return np.frombuffer(parts.astype(np.int8).tobytes(), np.uint8)
 
 
+@dataclass(frozen=True)
+class _Block:
+    """One block of channels of one image, while it is written."""
+
+    image: Index
+    block: Index
+    writable: int
+
+
 class _DepthwiseWriter:
-    """Writes one depthwise convolution: work items of one output row and one channel block."""
+    """Writes one depthwise convolution: work items of a few output rows and a channel block."""
 
     def __init__(self, kernel: DepthwiseKernel, isa: InstructionSet, function: Any) -> None:
         self.k = k = LoopBuilder(function)
@@ -225,77 +264,92 @@ class _DepthwiseWriter:
         self.epilogue = EpilogueWriter(k, isa, self.cut.parameters, k.operand("parameters"))
 
     @property
-    def tile_pixels(self) -> int:
-        """Output pixels of a tile: as many as leave registers for the columns."""
-        if self.kernel.pixels is not None:
-            return self.kernel.pixels
-        return 4 if self.isa.vector_registers >= 32 or self.cut.vectors == 2 else 2
+    def chunk_rows(self) -> int:
+        """Output rows of a work item: as many as keep their input rows in the first-level cache."""
+        layout, target = self.kernel.input, self.kernel.output
+        rows = _CHUNK_BYTES // (layout.row_bytes * self.kernel.window.strides[0])
+        height = self.cut.tile[0]
+        return min(target.height, max(1, rows // height) * height)
 
     def write(self) -> Any:
         """The whole function."""
-        k, target = self.k, self.kernel.output
-        whole = target.channel_stride // self.cut.channels
+        k, target, cut = self.k, self.kernel.output, self.cut
+        whole = min(cut.blocks, target.channel_stride // cut.channels)
+        rest = target.channel_stride - whole * cut.channels
+        chunks = -(-target.height // self.chunk_rows)
 
         def item(number: Index) -> None:
-            block, row = k.mod(number, self.cut.blocks), k.div(number, self.cut.blocks)
-            if whole >= self.cut.blocks:
-                self._row(row, block, self.cut.channels)
-                return
-            rest = target.channel_stride - whole * self.cut.channels
-            if whole == 0:
-                self._row(row, block, rest)
+            block, part = k.mod(number, cut.blocks), k.div(number, cut.blocks)
+            image, chunk = k.div(part, chunks), k.mod(part, chunks)
+            low = k.mul(chunk, self.chunk_rows)
+            high = k.minimum(k.add(low, self.chunk_rows), target.height)
+            if whole == cut.blocks or whole == 0:
+                self._rows(image, low, high, block, cut.channels if whole else rest)
                 return
             inside = k.ir.icmp_signed("<", k.index(block), k.index(whole))
             with k.ir.if_else(inside) as (then, otherwise):
                 with then:
-                    self._row(row, block, self.cut.channels)
+                    self._rows(image, low, high, block, cut.channels)
                 with otherwise:
-                    self._row(row, whole, rest)
+                    self._rows(image, low, high, whole, rest)
 
-        begin, end = k.thread_range(target.batch * target.height * self.cut.blocks)
+        begin, end = k.thread_range(target.batch * chunks * cut.blocks)
         k.loop(begin, end, item, name="items")
         return k.finish()
 
-    def _row(self, row: Index, block: Index, writable: int) -> None:
-        """One row of output pixels of one block of channels."""
-        k, target = self.k, self.kernel.output
-        tiles, height, taller = split_rows(target.width, self.tile_pixels)
-        for low, high, pixels in ((0, taller, height + 1), (taller, tiles, height)):
+    def _rows(self, image: Index, low: Index, high: Index, block: Index, writable: int) -> None:
+        """The output rows ``[low, high)`` of one block of channels."""
+        k, height = self.k, self.cut.tile[0]
+        place = _Block(image, block, writable)
+        whole = k.add(low, k.mul(k.div(k.sub(high, low), height), height))
+        k.loop(low, whole, lambda y: self._row(place, y, height), step=height, name="rows")
+        if self.kernel.output.height % height:
+            k.loop(whole, high, lambda y: self._row(place, y, 1), name="last_rows")
+
+    def _row(self, place: _Block, y: Index, rows: int) -> None:
+        """``rows`` output rows from ``y`` on."""
+        k = self.k
+        tiles, width, wider = split_rows(self.kernel.output.width, self.cut.tile[1])
+        for first, last, pixels in ((0, wider, width + 1), (wider, tiles, width)):
 
             def tile(number: Index, pixels: int = pixels) -> None:
-                first = k.add(k.mul(number, height), k.minimum(number, taller))
-                self._tile(row, first, pixels, block, writable)
+                x = k.add(k.mul(number, width), k.minimum(number, wider))
+                self._tile(place, y, x, rows, pixels)
 
-            k.loop(low, high, tile, name="pixels")
+            k.loop(first, last, tile, name="pixels")
 
-    def _tile(self, row: Index, first: Index, pixels: int, block: Index, writable: int) -> None:
-        """``pixels`` neighbouring output pixels of one block of channels."""
+    def _tile(self, place: _Block, y: Index, x: Index, rows: int, pixels: int) -> None:
+        """``rows x pixels`` output pixels of one block of channels."""
         k, kernel, cut = self.k, self.kernel, self.cut
         layout, window = kernel.input, kernel.window
-        image, y = k.div(row, kernel.output.height), k.mod(row, kernel.output.height)
         offset = k.add(
-            k.mul(image, layout.image_bytes), k.mul(y, window.strides[0] * layout.row_bytes)
+            k.mul(place.image, layout.image_bytes), k.mul(y, window.strides[0] * layout.row_bytes)
         )
-        column = k.mul(first, window.strides[1] * layout.channel_stride)
-        channel = k.mul(block, cut.channels)
+        column = k.mul(x, window.strides[1] * layout.channel_stride)
+        channel = k.mul(place.block, cut.channels)
         origin = k.add(k.add(offset, window.origin(layout)), k.add(column, channel))
         source = k.at(k.operand("input"), origin)
-        weights = k.at(k.operand("weight"), k.mul(block, cut.block_bytes))
-        first_vector = k.mul(block, cut.vectors)
+        weights = k.at(k.operand("weight"), k.mul(place.block, cut.block_bytes))
+        first_vector = k.mul(place.block, cut.vectors)
+        natural = kernel.epilogue.form == "uint8"
         bias = self.epilogue.bias(first_vector, cut.vectors)
-        if kernel.epilogue.form != "uint8":
-            # The natural order of the parameters is not that of the interleave: add bias later.
-            bias = [constant(value.type, 0) for value in bias]
-        accumulators = [list(bias) for _ in range(pixels)]
-        for x, uses in self._columns(pixels).items():
-            columns = self._column(k.at(source, x * layout.channel_stride))
+        # Other forms have parameters in memory order of channels: their bias is added at the end.
+        start = bias if natural else [constant(value.type, 0) for value in bias]
+        accumulators = [[list(start) for _ in range(pixels)] for _ in range(rows)]
+        for at, uses in self._columns(pixels).items():
+            groups = self._column(k.at(source, at * layout.channel_stride), rows)
             for pixel, kx in uses:
-                self._accumulate(accumulators[pixel], columns, weights, kx)
-        if kernel.epilogue.form != "uint8":
-            bias = self.epilogue.bias(first_vector, cut.vectors)
-            accumulators = [self._natural(values, bias) for values in accumulators]
-        places = [self._place(image, y, k.add(first, i), channel, writable) for i in range(pixels)]
-        self.epilogue.finish(accumulators, first_vector, places)
+                for row in range(rows):
+                    self._accumulate(accumulators[row][pixel], groups, weights, kx, row)
+        flat = [values for line in accumulators for values in line]
+        if not natural:
+            flat = [self._natural(values, bias) for values in flat]
+        places = [
+            self._place(place, k.add(y, row), k.add(x, i), channel)
+            for row in range(rows)
+            for i in range(pixels)
+        ]
+        self.epilogue.finish(flat, first_vector, places)
 
     def _columns(self, pixels: int) -> dict[int, list[tuple[int, int]]]:
         """Input column to the ``(pixel, kx)`` that it serves, left to right."""
@@ -307,37 +361,31 @@ class _DepthwiseWriter:
                 uses.setdefault(x, []).append((pixel, kx))
         return dict(sorted(uses.items()))
 
-    def _column(self, pointer: Value) -> list[list[Value]]:
+    def _column(self, pointer: Value, height: int) -> list[list[Value]]:
         """The interleaved rows of one input column: ``[row group][vector]``."""
         k, cut, window = self.k, self.cut, self.kernel.window
         pitch = window.dilations[0] * self.kernel.input.row_bytes
-        octets = vector(I8, cut.channels)
-        rows: list[Value | None] = []
-        for ky in range(cut.row_groups * cut.group):
-            if ky >= window.kernel[0]:
-                rows.append(None)
-                continue
-            row = k.load(octets, pointer, ky * pitch)
-            if self.isa.dot == "sdot":
-                row = k.ir.xor(row, constant(octets, -128))
-            if self.isa.dot == "vpmaddwd":
-                row = k.ir.zext(row, vector(I16, cut.channels))
-            rows.append(row)
-        groups = [rows[i : i + cut.group] for i in range(0, len(rows), cut.group)]
-        return [self._interleave(group) for group in groups]
+        count = (height - 1) * window.strides[0] + window.kernel[0]
+        rows = [k.load(vector(I8, cut.channels), pointer, y * pitch) for y in range(count)]
+        if self.isa.dot == "sdot":
+            rows = [k.ir.xor(row, constant(row.type, -128)) for row in rows]
+        if self.isa.dot == "vpmaddwd":
+            rows = [k.ir.zext(row, vector(I16, cut.channels)) for row in rows]
+        # Rows past the last tap meet zero weights, so any value will do.
+        rows += [rows[-1]] * (-count % cut.group)
+        return [self._interleave(rows[i : i + cut.group]) for i in range(0, count, cut.group)]
 
-    def _interleave(self, rows: list[Value | None]) -> list[Value]:
+    def _interleave(self, rows: list[Value]) -> list[Value]:
         """Rows side by side in every lane, in the order of ``lane_channels``."""
         k = self.k
-        type_ = next(row.type for row in rows if row is not None)
-        filled = [constant(type_, 0) if row is None else row for row in rows]
-        if len(filled) == 2:
-            return [primitives.unpack(k, *filled, high=high) for high in (False, True)]
-        result = []
+        if len(rows) == 2:
+            return [primitives.unpack(k, *rows, high=high) for high in (False, True)]
+        type_ = rows[0].type
         words = vector(I16, type_.count // 2)
+        result = []
         for high in (False, True):
             a, b = (
-                k.ir.bitcast(primitives.unpack(k, filled[i], filled[i + 1], high=high), words)
+                k.ir.bitcast(primitives.unpack(k, rows[i], rows[i + 1], high=high), words)
                 for i in (0, 2)
             )
             pairs = [primitives.unpack(k, a, b, high=upper) for upper in (False, True)]
@@ -345,16 +393,23 @@ class _DepthwiseWriter:
         return result
 
     def _accumulate(
-        self, accumulators: list[Value], columns: list[list[Value]], weights: Value, kx: int
+        self,
+        accumulators: list[Value],
+        groups: list[list[Value]],
+        weights: Value,
+        kx: int,
+        row: int,
     ) -> None:
-        """Add one column of taps to the accumulators of one pixel."""
-        k, cut, isa = self.k, self.cut, self.isa
-        size = isa.vector_bytes
-        for g, column in enumerate(columns):
+        """Add one column of taps to the accumulators of one pixel of the tile's row ``row``."""
+        k, cut, size = self.k, self.cut, self.isa.vector_bytes
+        first, phase = divmod(row * self.kernel.window.strides[0], cut.group)
+        last = first + (phase + self.kernel.window.kernel[0] - 1) // cut.group
+        base = kx * cut.column_bytes + cut.phases.index(phase) * cut.row_groups * cut.group_bytes
+        for number in range(first, last + 1):
             for part in range(cut.parts):
-                base = kx * cut.column_bytes + (g * cut.parts + part) * cut.vectors * size
-                for s, value in enumerate(column):
-                    weight = k.load(value.type, weights, base + s * size, align=size)
+                offset = base + (number - first) * cut.group_bytes + part * cut.vectors * size
+                for s, value in enumerate(groups[number]):
+                    weight = k.load(value.type, weights, offset + s * size, align=size)
                     accumulators[s] = self._multiply_add(accumulators[s], value, weight)
 
     def _multiply_add(self, accumulator: Value, value: Value, weight: Value) -> Value:
@@ -380,30 +435,30 @@ class _DepthwiseWriter:
             for s in range(len(accumulators))
         ]
 
-    def _place(self, image: Index, y: Index, x: Index, channel: Index, writable: int) -> Place:
-        kernel, k = self.kernel, self.k
+    def _place(self, place: _Block, y: Index, x: Index, channel: Index) -> Place:
+        kernel = self.kernel
         size, residual = kernel.epilogue.element_bytes, kernel.epilogue.residual
-        output = self._address("output", kernel.output, image, y, x, channel, size)
+        pixel = (place.image, y, x)
+        output = self._address("output", kernel.output, pixel, channel, size)
         if residual is None:
-            return Place(output, None, writable)
-        addend = self._address("residual", residual, image, y, x, channel, 1)
-        return Place(output, k.at(addend, 0), writable)
+            return Place(output, None, place.writable)
+        addend = self._address("residual", residual, pixel, channel, 1)
+        return Place(output, addend, place.writable)
 
     def _address(
         self,
         operand: str,
         layout: ActivationLayout,
-        image: Index,
-        y: Index,
-        x: Index,
+        pixel: tuple[Index, Index, Index],
         channel: Index,
         size: int,
     ) -> Value:
         k = self.k
+        image, y, x = pixel
         offset = k.add(k.mul(image, layout.image_bytes * size), k.mul(y, layout.row_bytes * size))
-        pixel = k.add(k.mul(x, layout.channel_stride * size), k.mul(channel, size))
+        inner = k.add(k.mul(x, layout.channel_stride * size), k.mul(channel, size))
         inside = k.add(offset, layout.interior_offset * size)
-        return k.at(k.at(k.operand(operand), inside), pixel)
+        return k.at(k.at(k.operand(operand), inside), inner)
 
 
 def depthwise_kernel(
