@@ -21,7 +21,7 @@ from qcc.ir.types import UNKNOWN, TensorType, ValueType
 from qcc.onnxio.attributes import GRAPH_KINDS, raw, read_attribute
 from qcc.onnxio.elements import element_name
 from qcc.onnxio.tensors import read_tensor
-from qcc.onnxio.typeinfo import collect_types
+from qcc.onnxio.typeinfo import known_types
 
 DEFAULT_DOMAIN = "ai.onnx"
 """The long name of the default domain; in memory it is always ``""``."""
@@ -89,9 +89,7 @@ class _Builder:
         """Fill an empty graph from a proto."""
         graph.doc = proto.doc_string
         graph.metadata = metadata(proto.metadata_props)
-        types: dict[str, ValueType] = {}
-        collect_types(proto, types)
-        collect_types(typed, types)
+        types = known_types(proto, typed)
         self._inputs(graph, proto, types, scope)
         self._constants(graph, proto, scope)
         nodes = [self._declare(graph, node, types, scope) for node in proto.node]

@@ -54,6 +54,13 @@ def names_of(nodes: Iterable[Node], values: Iterable[Value]) -> set[str]:
     return names
 
 
+def fill(proto: Any, **fields: Any) -> None:
+    """Set the fields that are not empty: protobuf tells an empty field from an absent one."""
+    for name, value in fields.items():
+        if value:
+            setattr(proto, name, value)
+
+
 def fill_metadata(entries: Any, metadata: Mapping[str, str]) -> None:
     """Write a dictionary into a repeated StringStringEntryProto."""
     for key, text in metadata.items():
@@ -104,7 +111,7 @@ class Emitter:
         proto = self.region(
             graph.name, graph.nodes, graph.inputs, graph.outputs, graph.constants.values()
         )
-        proto.doc_string = graph.doc
+        fill(proto, doc_string=graph.doc)
         fill_metadata(proto.metadata_props, graph.metadata)
         for name in overridable:
             if name in graph.constants:
@@ -150,7 +157,7 @@ class Emitter:
         if value.constant is None:
             raise ValueError(f"'{value.name}' is listed as a constant and holds no data")
         tensor = self.sink(value.name, np.asarray(value.constant), value.tensor.storage)
-        tensor.doc_string = value.doc
+        fill(tensor, doc_string=value.doc)
         fill_metadata(tensor.metadata_props, value.metadata)
         return tensor
 
@@ -172,18 +179,13 @@ class Emitter:
         protos = writer(self, node)
         if protos:
             fill_metadata(protos[-1].metadata_props, node.metadata)
-            protos[-1].doc_string = node.doc
+            fill(protos[-1], doc_string=node.doc)
         return protos
 
     def plain_node(self, node: Node) -> NodeProto:
         """An ONNX node as it is."""
-        proto = NodeProto(
-            op_type=node.op_type,
-            domain=node.domain,
-            name=node.name,
-            overload=node.overload,
-            doc_string=node.doc,
-        )
+        proto = NodeProto(op_type=node.op_type)
+        fill(proto, name=node.name, domain=node.domain, overload=node.overload, doc_string=node.doc)
         proto.input.extend("" if value is None else value.name for value in node.inputs)
         proto.output.extend(value.name for value in node.outputs)
         for name, value in node.attributes.items():
@@ -202,7 +204,8 @@ class Emitter:
 
 def value_info(value: Value) -> ValueInfoProto:
     """The name, type, doc string and metadata of a value."""
-    proto = ValueInfoProto(name=value.name, doc_string=value.doc)
+    proto = ValueInfoProto(name=value.name)
+    fill(proto, doc_string=value.doc)
     type = write_type(value.type)
     if type is not None:
         proto.type.CopyFrom(type)

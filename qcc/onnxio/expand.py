@@ -28,6 +28,11 @@ def expand_function(node: Node, schema: OpSchema, target: int, convert: Convert)
     function = _body(node, schema, target)
     if function is None:
         return False
+    # A body that is made for the node leaves out the results that the node does not name.
+    pairs = zip(function.output, node.outputs, strict=False)
+    wanted = [(formal, public) for formal, public in pairs if public.name]
+    function.output[:] = [formal for formal, _ in wanted]
+    node.outputs = tuple(public for _, public in wanted)
     body = build_function(function)
     opset = body.info.opsets.get("", schema.since_version)
     for inner in _inline(node, body, _arguments(node, schema)):
@@ -86,9 +91,8 @@ def _inline(node: Node, body: Graph, arguments: Mapping[str, Attribute]) -> tupl
             _set_operand(use, actual)
     results = body.outputs
     body.set_outputs(())
-    for result, public in zip(results, node.outputs, strict=False):
-        if public.name:
-            _take_over(result, public)
+    for result, public in zip(results, node.outputs, strict=True):
+        _take_over(result, public)
     for inner in made:
         _reparent(inner, body, graph)
         graph.insert_node(inner, node)

@@ -76,6 +76,8 @@ def _schema_at(node: Node, opset: int) -> OpSchema:
 def _advice(source: int, target: int) -> str:
     if source < target:
         return "export the model with a newer opset"
+    if source == ops.PINNED_OPSET:
+        return f"write the model with opset {source}"
     return f"export the model with opset {target} or write that part with other ops"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
 from qcc.errors import ModelError
-from qcc.ir.core import Graph, ModelInfo
+from qcc.ir.core import Graph, ModelInfo, Value
+from qcc.ir.infer import infer_shapes
 from qcc.ir.ops import PINNED_OPSET
+from qcc.ir.types import UNDEFINED
 from qcc.onnxio.build import DEFAULT_DOMAIN, build_graph, metadata
 from qcc.onnxio.functions import convert_functions
 from qcc.onnxio.opset import OLDEST_OPSET, convert_graph
@@ -41,7 +44,19 @@ def read_onnx(
     convert_graph(graph, version, PINNED_OPSET)
     info.opsets[""] = PINNED_OPSET
     info.functions = convert_functions(info.functions, PINNED_OPSET)
+    if not all(map(_has_element, _values(graph))):
+        infer_shapes(graph)
     return graph
+
+
+def _values(graph: Graph) -> Iterator[Value]:
+    yield from graph.values()
+    for node in graph.walk():
+        yield from node.outputs
+
+
+def _has_element(value: Value) -> bool:
+    return not value.name or getattr(value.type, "element", "") != UNDEFINED
 
 
 def _parse(source: str | os.PathLike[str] | bytes) -> ModelProto:

@@ -66,7 +66,10 @@ def write_tensor(name: str, data: Array, element: str) -> TensorProto:
 
 def describe_tensor(name: str, shape: tuple[int, ...], element: str) -> TensorProto:
     """A TensorProto without data."""
-    return TensorProto(name=name, dims=shape, data_type=element_code(element))
+    tensor = TensorProto(dims=shape, data_type=element_code(element))
+    if name:
+        tensor.name = name
+    return tensor
 
 
 def stored_bytes(data: Array, element: str) -> memoryview:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto
 
+from qcc.ir.infer import merge_types
 from qcc.ir.types import UNDEFINED, UNKNOWN, Dim, OpaqueType, Shape, TensorType, ValueType
 from qcc.onnxio.elements import element_code, element_name
+
+INVENTED = re.compile(r"unk__\d+")
+"""What onnx calls dimensions that it does not know."""
 
 SMALL_TENSOR = 4096
 """Tensors of at most so many elements keep their data for shape inference: shapes are computed
@@ -119,9 +125,22 @@ def _without_big_data(tensor: TensorProto) -> TensorProto:
     return bare
 
 
-def collect_types(graph: GraphProto, into: dict[str, ValueType]) -> None:
-    """Add the types that a graph declares for its inputs, outputs and inner values."""
-    for info in (*graph.value_info, *graph.output, *graph.input):
-        type = read_type(info.type)
-        if type != UNKNOWN:
-            into[info.name] = type
+def known_types(declared: GraphProto, inferred: GraphProto) -> dict[str, ValueType]:
+    """The types of a graph's values by name: the declared ones, completed by the inferred ones."""
+    types: dict[str, ValueType] = {}
+    for graph in (declared, inferred):
+        for info in (*graph.value_info, *graph.output, *graph.input):
+            type = read_type(info.type)
+            if graph is inferred:
+                type = _without_invented(type)
+            types[info.name] = merge_types(types.get(info.name, UNKNOWN), type)
+    return types
+
+
+def _without_invented(type: ValueType) -> ValueType:
+    """A type without the names that onnx invents for dimensions that it does not know."""
+    if isinstance(type, OpaqueType) or type.shape is None:
+        return type
+    return type.with_shape(
+        tuple(None if isinstance(d, str) and INVENTED.fullmatch(d) else d for d in type.shape)
+    )

@@ -200,6 +200,8 @@ def _dft_20(node: Node) -> None:
 
 def _group_norm_21(node: Node) -> None:
     """Scale and bias were one a group; now they are one a channel."""
+    if node.output.type == UNKNOWN:
+        node.output.type = node.operand(0).type
     dims = edits.dims_of(node.operand(0))
     channels = dims[1] if dims is not None and len(dims) > 1 else None
     if not isinstance(channels, int):

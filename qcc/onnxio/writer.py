@@ -12,7 +12,7 @@ from onnx import GraphProto, ModelProto
 from qcc.errors import ConfigError
 from qcc.ir.core import Graph, ModelInfo
 from qcc.ir.ops import PINNED_OPSET
-from qcc.onnxio.emit import Emitter, TensorSink, fill_metadata, names_in
+from qcc.onnxio.emit import Emitter, TensorSink, fill, fill_metadata, names_in
 from qcc.onnxio.files import ExternalTensors, save
 from qcc.onnxio.functions import convert_functions
 from qcc.onnxio.opset import convert_graph
@@ -113,11 +113,14 @@ def model_around(graph: GraphProto, info: ModelInfo) -> ModelProto:
 
 
 def _describe(model: ModelProto, info: ModelInfo, opset: int) -> None:
-    model.producer_name = info.producer_name
-    model.producer_version = info.producer_version
-    model.domain = info.domain
-    model.model_version = info.model_version
-    model.doc_string = info.doc
+    fill(
+        model,
+        producer_name=info.producer_name,
+        producer_version=info.producer_version,
+        domain=info.domain,
+        model_version=info.model_version,
+        doc_string=info.doc,
+    )
     fill_metadata(model.metadata_props, info.metadata)
     for domain, version in ({"": opset} | {d: v for d, v in info.opsets.items() if d}).items():
         model.opset_import.add(domain=domain, version=version)
