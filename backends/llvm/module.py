@@ -19,6 +19,9 @@ from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels import Kernel
 from qcc.backends.llvm.sync import declare_barrier, with_synchronization
 
+_WRITTEN = ("output", "target")
+"""Operands of kernels that they write."""
+
 STEP_ARGUMENTS = ("arena", "weights", "inputs", "outputs", "tid", "nthreads")
 
 
@@ -33,7 +36,7 @@ class Call:
     @property
     def written(self) -> list[Buffer]:
         """Buffers that the kernel writes."""
-        return [p.buffer for name, p in self.pointers.items() if name.startswith("output")]
+        return [p.buffer for name, p in self.pointers.items() if name.startswith(_WRITTEN)]
 
     @property
     def touched(self) -> list[Buffer]:

@@ -134,6 +134,10 @@ class Planner:
         buffer = self._buffer(name, layout.size_bytes * element, output)
         return Stored(buffer, layout, shape, element)
 
+    def dense(self, name: str, size: int, shape: tuple[int, ...], element: int) -> Stored:
+        """``size`` bytes for a dense temporary of elements of ``element`` bytes."""
+        return Stored(self._buffer(name, size, None), None, shape, element)
+
     def bind(self, value: Value, stored: Stored) -> None:
         """Say where a value is: a view of another one, or memory from :meth:`activation`."""
         self._stored[value] = stored

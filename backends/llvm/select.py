@@ -5,7 +5,14 @@ from __future__ import annotations
 from qcc.backends.llvm.planner import Selector
 from qcc.backends.llvm.selectors.boundary import select_dequantize, select_quantize
 from qcc.backends.llvm.selectors.linear import select_conv, select_matmul
-from qcc.backends.llvm.selectors.moving import select_reshape, select_transpose
+from qcc.backends.llvm.selectors.moving import (
+    select_expand,
+    select_gather,
+    select_pad,
+    select_reshape,
+    select_slice,
+    select_transpose,
+)
 
 SELECTORS: dict[str, Selector] = {
     "q.quantize": select_quantize,
@@ -14,5 +21,9 @@ SELECTORS: dict[str, Selector] = {
     "q.matmul": select_matmul,
     "q.reshape": select_reshape,
     "q.transpose": select_transpose,
+    "q.slice": select_slice,
+    "q.expand": select_expand,
+    "q.pad": select_pad,
+    "q.gather": select_gather,
 }
 """Op of the LOWERED graph to the function that plans its kernels."""

@@ -64,8 +64,8 @@ class LoweringPattern(Protocol):
         ...
 
     @property
-    def lowering(self) -> str:
-        """A key of :data:`LOWERINGS`, or an empty string."""
+    def lowering(self) -> str | None:
+        """A key of :data:`LOWERINGS`, or None."""
         ...
 
 
@@ -120,7 +120,7 @@ def _lower_at(
         if not _reads_quantized(group):
             continue
         names = tuple(node.label for node in group.nodes)
-        sentence = LOWERINGS[pattern.lowering](group, rewriter)
+        sentence = LOWERINGS[str(pattern.lowering)](group, rewriter)
         if sentence is None:
             report.fused[names[0]] = names
             for name in names:

@@ -12,7 +12,7 @@ import numpy as np
 
 from qcc.backends.llvm.model import CompiledModel, TensorSpec
 from qcc.errors import DataError
-from qcc.ir.core import Array
+from qcc.ir.core import Array, Graph
 from qcc.quant.report import CompileReport
 from qcc.runtime.program import Program
 
@@ -49,14 +49,14 @@ class Executable:
         target: str = "",
         threads: int = 1,
         compile_for: Compile | None = None,
-        graph_text: str = "",
+        graph: Graph | None = None,
     ) -> None:
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
         self.report = report
         self.target = target
         self.threads = threads
-        self.graph_text = graph_text
+        self.graph = graph
         self._variants = list(variants)
         self._programs: dict[Shapes, Program] = {}
         self._compile_for = compile_for
