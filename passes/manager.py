@@ -80,8 +80,8 @@ class PassManager:
     """Runs passes in order on one graph.
 
     ``verify`` checks the graph before the first pass and after each.  ``print_after`` is called
-    with the printed graph after every pass.  ``time_passes`` is called with each record.  ``source``
-    is the file named by the command that reproduces a failure.
+    with the printed graph after every pass, ``time_passes`` with each record.  ``source`` is the
+    file named by the command that reproduces a failure.
     """
 
     passes: Sequence[Pass]
