@@ -87,7 +87,7 @@ def best_time(call: Callable[[], Any], budget: float = 0.15) -> float:
 
 
 def clock_hertz(isa: InstructionSet) -> float:
-    """The clock under load: a chain of dependent multiplications (3 cycles) and exclusive ors (1)."""
+    """The clock under load, from a chain of dependent multiplications (3 cycles) and xors (1)."""
     module = ir.Module("clock")
     k = LoopBuilder(declare_kernel(module, "clock", ["out"]))
     start = k.load(I64, k.operand("out"))

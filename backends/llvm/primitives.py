@@ -146,6 +146,20 @@ def _lookup_16(k: LoopBuilder, arguments: list[Value]) -> Value:
     return result
 
 
+def _lookup_64(k: LoopBuilder, arguments: list[Value]) -> Value:
+    """Entry ``index`` of four vectors of 16 bytes one after the other, or 0 from 64 on."""
+    *tables, index = arguments
+    table = k.join(k.join(tables[0], tables[1]), k.join(tables[2], tables[3]))
+    result = constant(index.type, 0)
+    for i in range(index.type.count):
+        at = k.ir.extract_element(index, constant(I32, i))
+        entry = k.ir.zext(k.ir.and_(at, constant(I8, 63)), I32)
+        inside = k.ir.icmp_unsigned("<", at, constant(I8, 64))
+        value = k.ir.select(inside, k.ir.extract_element(table, entry), constant(I8, 0))
+        result = k.ir.insert_element(result, value, constant(I32, i))
+    return result
+
+
 # -- the table --------------------------------------------------------------------------------
 
 _INTRINSICS: dict[tuple[str, str, int], str] = {
@@ -169,7 +183,7 @@ _INTRINSICS: dict[tuple[str, str, int], str] = {
     ("x86_64", "lookup_16", 16): "llvm.x86.ssse3.pshuf.b.128",
     ("aarch64", "dot_signed_signed", 16): "llvm.aarch64.neon.sdot.v4i32.v16i8",
     ("aarch64", "round_to_int", 16): "llvm.aarch64.neon.fcvtns.v4i32.v4f32",
-    ("aarch64", "lookup_16", 16): "llvm.aarch64.neon.tbl1.v16i8",
+    ("aarch64", "lookup_64", 16): "llvm.aarch64.neon.tbl4.v16i8",
 }
 
 _ONLY_BY_INTRINSIC = frozenset({"dot_unsigned_signed", "dot_signed_signed", "multiply_add_bytes"})
@@ -189,6 +203,7 @@ def primitive(name: str, isa: InstructionSet, vector_bytes: int) -> Primitive:
         "pack_to_int16": (halves, (words, words), _pack_to_int16),
         "pack_to_uint8": (octets, (halves, halves), _pack_to_uint8),
         "lookup_16": (octets, (octets, octets), _lookup_16),
+        "lookup_64": (octets, (octets,) * 5, _lookup_64),
     }
     result, types, definition = rows[name]
     intrinsic = _INTRINSICS.get((isa.architecture, name, vector_bytes))
@@ -275,9 +290,10 @@ def unpack(k: LoopBuilder, a: Value, b: Value, *, high: bool) -> Value:
 def byte_lookup(k: LoopBuilder, isa: InstructionSet, table: Value, index: Value) -> Value:
     """``table[index]`` of every byte; ``table`` points at 256 bytes, 16-byte aligned.
 
-    Sixteen 16-entry lookups: part ``t`` answers where the high nibble of ``index`` is ``t`` and
-    gives 0 elsewhere (adding 0x70 with saturation sets bit 7 of every other nibble).
+    The table is looked up in parts, each of which gives 0 where the index is in another part.
     """
+    if isa.architecture == "aarch64":
+        return _lookup_by_64(k, isa, table, index)
     lanes = index.type.count // 16
     result = constant(index.type, 0)
     name = f"llvm.uadd.sat.v{index.type.count}i8"
@@ -286,6 +302,16 @@ def byte_lookup(k: LoopBuilder, isa: InstructionSet, table: Value, index: Value)
         entries = k.load(vector(I8, 16), table, 16 * part, align=16)
         entries = k.shuffle(entries, None, [i for _ in range(lanes) for i in range(16)])
         flipped = k.ir.xor(index, constant(index.type, part * 16))
+        # Adding 0x70 with saturation sets bit 7 of every index with another high nibble.
         guarded = k.ir.call(add, [flipped, constant(index.type, 0x70)])
         result = k.ir.or_(result, call(k, isa, "lookup_16", entries, guarded))
+    return result
+
+
+def _lookup_by_64(k: LoopBuilder, isa: InstructionSet, table: Value, index: Value) -> Value:
+    result = constant(index.type, 0)
+    for part in range(4):
+        entries = [k.load(index.type, table, 64 * part + 16 * i, align=16) for i in range(4)]
+        moved = k.ir.sub(index, constant(index.type, 64 * part))
+        result = k.ir.or_(result, call(k, isa, "lookup_64", *entries, moved))
     return result

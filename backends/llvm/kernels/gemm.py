@@ -242,13 +242,17 @@ class GemmWriter:
         return k.loop(0, walk.outer, middle, carried=accumulators, name="tap_rows")
 
     def _run(self, rows: Sequence[Row], weights: Value, accumulators: list[Value]) -> list[Value]:
-        """One run of products, unrolled twice where the tile's code stays short."""
-        k = self.k
-        quads = self.walk.quads
+        """One run of products.
+
+        Sums must have one addition a turn: LLVM would reassociate longer ones and spill them.  The
+        dot product is one instruction, so its loop may be unrolled.
+        """
+        k, inner = self.k, self.panels.inner
         vectors = len(accumulators) // len(rows)
-        unroll = 2 if self.panels.inner == "widened" or len(rows) * vectors <= 16 else 1
-        unroll = min(unroll, quads)
-        step = {"dot": self._dot, "pairs": self._pairs, "widened": self._widened}[self.panels.inner]
+        turns = self.walk.quads * (2 if inner == "widened" else 1)
+        unroll = 2 if inner == "dot" and len(accumulators) <= 16 else 1
+        unroll = min(unroll, turns)
+        step = {"dot": self._dot, "pairs": self._pairs, "widened": self._widened}[inner]
 
         def body(turn: Index, *values: Value) -> list[Value]:
             result = list(values)
@@ -256,10 +260,10 @@ class GemmWriter:
                 step(rows, weights, k.add(turn, i), vectors, result)
             return result
 
-        whole = quads // unroll * unroll
+        whole = turns // unroll * unroll
         accumulators = k.loop(0, whole, body, step=unroll, carried=accumulators, name="products")
-        for quad in range(whole, quads):
-            step(rows, weights, quad, vectors, accumulators)
+        for turn in range(whole, turns):
+            step(rows, weights, turn, vectors, accumulators)
         return accumulators
 
     def _broadcast(self, row: Row, offset: Index, type_: Value) -> Value:
@@ -308,20 +312,19 @@ class GemmWriter:
                 )
 
     def _widened(
-        self, rows: Sequence[Row], weights: Value, quad: Index, vectors: int, acc: list[Value]
+        self, rows: Sequence[Row], weights: Value, pair: Index, vectors: int, acc: list[Value]
     ) -> None:
         k, isa = self.k, self.isa
         halves = vector(I16, isa.vector_bytes // 2)
         size = self.panels.quad_bytes // 2
         stored = halves if self.panels.parts > 1 else vector(I8, size)
-        for pair in range(2):
-            base = k.mul(k.add(k.mul(quad, 2), pair), vectors * size)
-            b = [k.load(stored, weights, k.add(base, s * size), align=16) for s in range(vectors)]
-            if self.panels.parts == 1:
-                b = [k.ir.sext(value, halves) for value in b]
-            for r, row in enumerate(rows):
-                a = self._broadcast(row, k.add(k.mul(quad, 8), 4 * pair), halves)
-                for s in range(vectors):
-                    i = r * vectors + s
-                    product = primitives.call(k, isa, "multiply_add_pairs", a, b[s])
-                    acc[i] = k.ir.add(acc[i], product)
+        base = k.mul(pair, vectors * size)
+        b = [k.load(stored, weights, k.add(base, s * size), align=16) for s in range(vectors)]
+        if self.panels.parts == 1:
+            b = [k.ir.sext(value, halves) for value in b]
+        for r, row in enumerate(rows):
+            a = self._broadcast(row, k.mul(pair, 4), halves)
+            for s in range(vectors):
+                i = r * vectors + s
+                product = primitives.call(k, isa, "multiply_add_pairs", a, b[s])
+                acc[i] = k.ir.add(acc[i], product)

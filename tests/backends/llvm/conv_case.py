@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,8 +89,14 @@ def _draw(
     return rng.integers(bounds[0], bounds[1] + 1, shape)
 
 
-def check_conv(case: ConvCase, isa: InstructionSet, threads: int = 1, seed: int = 0) -> None:
-    """Run ``case`` on ``isa`` and compare every byte with ``qcc.numerics``."""
+def check_conv(
+    case: ConvCase,
+    isa: InstructionSet,
+    threads: int = 1,
+    seed: int = 0,
+    runner: Callable[..., None] = run,
+) -> None:
+    """Run ``case`` on ``isa`` (by ``runner``) and compare every byte with ``qcc.numerics``."""
     rng = np.random.default_rng(seed)
     n, (oh, ow) = case.batch, case.output_size
     x = _draw(rng, case.activations, (n, case.channels, case.height, case.width), case.extreme)
@@ -147,7 +154,7 @@ def check_conv(case: ConvCase, isa: InstructionSet, threads: int = 1, seed: int 
     buffers["output"] = aligned(np.full(target.size_bytes * size, FILL, np.uint8))
     if case.residual:
         buffers["residual"] = physical(residual_layout, r, 255, rng)
-    run(kernel, isa, buffers, threads)
+    runner(kernel, isa, buffers, threads)
 
     acc = acc.transpose(0, 2, 3, 1)
     r = r.transpose(0, 2, 3, 1)
