@@ -39,6 +39,8 @@ class Numbering:
     quants: dict[str, Quant | None] = field(default_factory=dict)
     dropped: dict[str, tuple[str, ...]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    sources: dict[Value, Value] = field(default_factory=dict)
+    """Each stored value to the float value that it stands for."""
 
 
 def assign_numbers(
@@ -92,6 +94,7 @@ class _Numbering:
             output_names=[self.graph.fresh_name(f"{stem}_quantized")],
             before=node,
         )
+        self.done.sources[made.output] = source
         for uses in self._by_reader(seen):
             self._dequantize(made.output, seen, uses, node)
         self.rewriter.erase(node)

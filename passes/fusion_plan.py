@@ -6,16 +6,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from qcc.ir.core import Graph, Node, Value
+from qcc.ir.pattern import Match
 from qcc.quant.backend_config import BackendPatternConfig
 from qcc.quant.qconfig import QConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FusionGroup:
     """A match of a backend's pattern that is to be quantized.
 
-    ``nodes`` are in schedule order, the root (whose results leave the group) last.  ``inputs`` are
-    the distinct activations that it reads quantized, ``outputs`` the used results of the root.
+    ``nodes`` are in schedule order, the root (whose results leave the group) last; ``anchor`` is
+    the one that does the work: the reader of the weight, else the last before a clamp.  ``inputs``
+    are the distinct activations that it reads quantized, ``outputs`` the used results of the root.
     ``weight`` (with its output-channel axis) and ``bias`` are float constants, where the pattern
     has them.  ``float_output`` says that the result leaves as float32, since nobody reads it
     quantized and the backend offers that.
@@ -24,6 +26,7 @@ class FusionGroup:
     config: BackendPatternConfig
     qconfig: QConfig
     nodes: tuple[Node, ...]
+    anchor: Node
     roles: Mapping[str, Node]
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
@@ -40,14 +43,6 @@ class FusionGroup:
         return self.nodes[-1]
 
     @property
-    def anchor(self) -> Node:
-        """The node that does the work: the reader of the weight, else the last before a clamp."""
-        if self.weight is not None:
-            return next(node for node in self.nodes if self.weight in node.inputs)
-        clamp = self.roles.get("activation")
-        return next(node for node in reversed(self.nodes) if node is not clamp)
-
-    @property
     def is_weighted(self) -> bool:
         """Whether the group has a constant weight, and so anchors quantization."""
         return self.weight is not None
@@ -56,6 +51,14 @@ class FusionGroup:
     def label(self) -> str:
         """The name that reports use for the whole group."""
         return self.anchor.label
+
+
+def anchor_of(match: Match, weight: Value | None) -> Node:
+    """The node of a match that does the work; see :class:`FusionGroup`."""
+    if weight is not None:
+        return next(node for node in match.nodes if weight in node.inputs)
+    clamp = match.roles.get("activation")
+    return next(node for node in reversed(match.nodes) if node is not clamp)
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ def _moved(
     return replace(
         group,
         nodes=tuple(nodes[node] for node in group.nodes),
+        anchor=nodes[group.anchor],
         roles={role: nodes[node] for role, node in group.roles.items()},
         inputs=_values(group.inputs, values),
         outputs=_values(group.outputs, values),

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from qcc.ir.core import Graph, Node, Value
 from qcc.ir.pattern import Match, Refusal
 from qcc.ir.types import TensorType
-from qcc.passes.fusion_plan import FusionGroup, FusionPlan
+from qcc.passes.fusion_plan import FusionGroup, FusionPlan, anchor_of
 from qcc.quant.backend_config import (
     BackendConfig,
     BackendPatternConfig,
@@ -150,15 +150,16 @@ class _Selection:
         outputs = tuple(v for v in match.root.outputs if v.uses)
         if not inputs or not outputs or not all(map(_is_float32, (*inputs, *outputs))):
             return NOT_FLOAT32
-        axis = config.weight_axis
+        axis, weight = config.weight_axis, match.value(config.weight_role or "")
         group = FusionGroup(
             config,
             _UNRESOLVED,
             tuple(sorted(match.nodes, key=self.position.__getitem__)),
+            anchor_of(match, weight),
             match.roles,
             inputs,
             outputs,
-            match.value(config.weight_role or ""),
+            weight,
             axis(match) if callable(axis) else axis,
             match.value(config.bias_role or ""),
             key=match.root.output.name,

@@ -8,6 +8,7 @@ from typing import Any
 
 from qcc.ir.core import Graph
 from qcc.passes.assign_numbers import Numbering, assign_numbers
+from qcc.passes.correct_bias import Twin, correct_bias
 from qcc.passes.fusion_plan import FusionPlan
 from qcc.passes.insert_observers import Observation, insert_observers, plan_observation
 from qcc.passes.scales import resolve_scales
@@ -79,10 +80,14 @@ def prepare(
     return PreparedModel(graph, backend, mapping, plan, observation, calibrator)
 
 
-def convert(prepared: PreparedModel):
+def convert(prepared: PreparedModel, correct=True):
     clone = prepared.graph.clone()
     plan = prepared.plan.on(prepared.graph, clone)
+    origin = dict(zip(clone.values(), prepared.graph.values()))
     insert_observers(clone, plan, prepared.observation)
     scales = resolve_scales(prepared.plan, prepared.observation, prepared.calibrator.parameters)
     numbering = assign_numbers(clone, plan, prepared.observation, scales)
-    return clone, plan, numbering
+    origin.update({s: origin[v] for s, v in numbering.sources.items()})
+    twin = Twin(prepared.graph, prepared.plan, clone, plan, origin)
+    measured = correct_bias(twin, prepared.calibrator.kept, correct=correct)
+    return clone, plan, numbering, measured
