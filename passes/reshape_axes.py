@@ -61,3 +61,26 @@ def commute_reshape(
             order.insert(order.index(axis - 1) + 1 if axis else 0, axis)
     new = tuple(target[axis] for axis in order)
     return new, tuple(order.index(axis) for axis in range(len(target)))
+
+
+def regrouping(
+    shape: Sequence[int], perm: Sequence[int], target: Sequence[int]
+) -> tuple[int, ...] | None:
+    """The permutation of x's axes after which :func:`commute_reshape` succeeds, or None.
+
+    It only reorders axes inside the groups that the reshape joins (a channel shuffle): each group
+    must lie together in x, in whatever order.
+    """
+    groups = axis_groups([shape[p] for p in perm], target)
+    if groups is None:
+        return None
+    present = [axis for axis, size in enumerate(shape) if size != 1]
+    order = list(range(len(shape)))
+    for source_axes, _ in groups:
+        axes = [perm[axis] for axis in source_axes]
+        places = sorted(present.index(axis) for axis in axes)
+        if places != list(range(places[0], places[0] + len(places))):
+            return None
+        for place, axis in zip(places, axes, strict=True):
+            order[present[place]] = axis
+    return tuple(order)

@@ -17,7 +17,7 @@ from qcc.ir.ops import attribute
 from qcc.ir.rewrite import Rewriter
 from qcc.ir.types import TensorType
 from qcc.passes.lower.movement import fold_movement
-from qcc.passes.reshape_axes import commute_reshape
+from qcc.passes.reshape_axes import commute_reshape, regrouping
 
 Perm: TypeAlias = "tuple[int, ...]"
 
@@ -282,7 +282,19 @@ class Sinker:
         found = commute_reshape(x.tensor.static_shape, perm, shape)
         if found is not None:
             return self.sink(node, [x], found[1], shape=list(found[0]))
-        return self._fold_into_matmul(node, x, perm)
+        return self._regroup(node, x, perm, shape) or self._fold_into_matmul(node, x, perm)
+
+    def _regroup(self, node: Node, x: Value, perm: Perm, shape: tuple[int, ...]) -> bool:
+        """A channel shuffle: shuffle channels last, and give the image turned to NCHW behind it."""
+        order = regrouping(x.tensor.static_shape, perm, shape)
+        if order is None:
+            return False
+        ordered = [x.tensor.static_shape[axis] for axis in order]
+        found = commute_reshape(ordered, [order.index(p) for p in perm], shape)
+        if found is None or found[1] != (0, 3, 1, 2):
+            return False
+        shuffled = insert_transpose(self.rewriter, x, order, node)
+        return self.sink(node, [shuffled], found[1], shape=list(found[0]))
 
     def _fold_into_matmul(self, node: Node, x: Value, perm: Perm) -> bool:
         """``reshape(transpose(x))`` to rows that a constant matrix multiplies: permute its rows."""
