@@ -254,9 +254,7 @@ def _import_quantize(node: Node, found: dict[Value, Quant], rewriter: Rewriter) 
     stored = numerics.quantize(
         data, quant.scales, quant.zero_points, quant.storage, axis=quant.axis
     )
-    constant = rewriter.constant(
-        node.output.name, stored, TensorType(tuple(stored.shape), quant)
-    )
+    constant = rewriter.constant(node.output.name, stored, TensorType(tuple(stored.shape), quant))
     _drop(node, constant, rewriter)
 
 

@@ -61,7 +61,7 @@ class Linear:
             factors = scale.reshape(groups, 1, -1, *(1,) * (rank - 2))
             return np.asarray((by_group * factors).reshape(weight.shape))
         if self.node.op == "Gemm" and attribute(self.node, "transB"):
-            return weight * scale.reshape(-1, 1)
+            return np.asarray(weight * scale.reshape(-1, 1))
         return weight * scale
 
     def _by_input(self) -> Float64:
@@ -70,7 +70,7 @@ class Linear:
         if self.node.op == "Conv":
             groups = int(attribute(self.node, "group"))
             split = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
-            return split.transpose(0, 2, 1, 3)
+            return np.asarray(split.transpose(0, 2, 1, 3))
         matrix = weight.T if attribute(self.node, "transB") else weight
         return matrix[None, :, :, None]
 

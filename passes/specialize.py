@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,12 +17,12 @@ from qcc.passes.manager import Pass
 
 @dataclass(frozen=True)
 class Specialize(Pass):
-    """Bind dimensions: ``specialize{dimensions=N=1;H=224}``, separated by ``;``."""
+    """Bind dimensions by name: ``specialize{dimensions=[N=1,H=224]}``."""
 
     name: ClassVar[str] = "specialize"
     exact: ClassVar[bool] = True
 
-    dimensions: str = ""
+    dimensions: tuple[str, ...] = ()
 
     def run(self, graph: Graph, rewriter: Rewriter) -> None:
         """Rewrite ``graph`` in place; raises ConfigError for a dimension that it does not have."""
@@ -46,10 +46,10 @@ def input_symbols(graph: Graph) -> list[str]:
     return list(found)
 
 
-def parse_dimensions(text: str) -> dict[str, int]:
-    """``"N=1;H=224"`` as a dict; raises ConfigError."""
+def parse_dimensions(items: Iterable[str]) -> dict[str, int]:
+    """``["N=1", "H=224"]`` as a dict; raises ConfigError."""
     bindings: dict[str, int] = {}
-    for item in filter(None, (part.strip() for part in text.split(";"))):
+    for item in items:
         name, equals, value = item.partition("=")
         if not equals or not value.strip().isdigit() or int(value) < 1:
             raise ConfigError(f"'{item}' binds no dimension; write name=value, such as N=1.")
