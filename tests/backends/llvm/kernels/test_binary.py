@@ -182,7 +182,7 @@ def test_refusals() -> None:
     isa = host_instruction_set()
     with pytest.raises(ConfigError, match="no affine formula"):
         BinaryKernel("mul", (4,), view, view, view, "affine")
-    kernel = BinaryKernel("add", (4,), view, view, view, "affine", "reciprocal", True)
+    kernel = BinaryKernel("add", (4,), view, view, view, "affine", "reciprocal")
     with pytest.raises(ConfigError, match="do not allow"):
         kernel.pack(isa, numbers=ODD["overflow"])
     three, two = layout_of((1, 3, 4, 4)), layout_of((1, 2, 4, 4))
