@@ -27,8 +27,8 @@ from qcc.passes.walk import EQUAL_DB, Noise, Side, Watch, real, stored
 from qcc.quant.calibration.spill import KeptSamples, Spill
 from qcc.ref.float_region import FloatRegion, region_model
 
-LOCAL_SAMPLES = 8
-"""How many samples the error of a group alone is measured on."""
+COMPARED_SAMPLES = 16
+"""How many samples the error of each group is measured on."""
 
 STAGE = "correct biases"
 
@@ -152,11 +152,9 @@ class _Walk:
         region = FloatRegion(
             region_model(segment.nodes, segment.inputs, segment.outputs), self.numbered.threads
         )
-        for sample in range(self.count):
+        for sample in range(min(self.count, COMPARED_SAMPLES)):
             arrays = self.numbered.load(segment.outputs, sample)
             self._add(noise, pairs, arrays, sample)
-            if sample >= LOCAL_SAMPLES:
-                continue
             feeds = [
                 stored(value, self.exact.spill.get(self._exact(value).name, sample))
                 for value in segment.inputs

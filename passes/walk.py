@@ -27,17 +27,17 @@ EQUAL_DB = 200.0
 
 @dataclass
 class Noise:
-    """Signal and noise power of one result, summed in float64."""
+    """Signal and noise power of one result; sums of arrays are float32, their total float64."""
 
     signal: float = 0.0
     noise: float = 0.0
 
     def add(self, exact: Array, approximate: Array) -> None:
         """Take in one pair of equal shape."""
-        x = np.asarray(exact, np.float64).ravel()
-        error = x - np.asarray(approximate, np.float64).ravel()
-        self.signal += float(x @ x)
-        self.noise += float(error @ error)
+        x = np.asarray(exact, np.float32).ravel()
+        error = x - np.asarray(approximate, np.float32).ravel()
+        self.signal += float(np.dot(x, x))
+        self.noise += float(np.dot(error, error))
 
     @property
     def sqnr_db(self) -> float:

@@ -11,6 +11,7 @@ from qcc.passes.assign_numbers import Numbering, assign_numbers
 from qcc.passes.correct_bias import Twin, correct_bias
 from qcc.passes.fusion_plan import FusionPlan
 from qcc.passes.insert_observers import Observation, insert_observers, plan_observation
+from qcc.passes.manager import PassManager, parse_pass_list
 from qcc.passes.scales import resolve_scales
 from qcc.passes.select_fusions import select_fusions
 from qcc.quant.backend_config import BackendConfig
@@ -56,11 +57,12 @@ def backend_config(name: str) -> BackendConfig:
     return {"x86": X86, "onnx": ONNX}[name]
 
 
-def float_passes(graph: Graph) -> None:
-    from qcc.passes.manager import PassManager
-    from qcc.passes.canonicalize import Canonicalize
-    from qcc.passes.fold_constants import FoldConstants
-    from qcc.passes.fold_batchnorm import FoldBatchNorm
+FLOAT_PASSES = (
+    "fold-constants,canonicalize,fold-constants,refuse-layernorm,refuse-gelu,refuse-softmax,"
+    "refuse-hardsigmoid,refuse-hardswish,refuse-leakyrelu,fold-batchnorm,canonicalize,"
+    "eliminate-dead"
+)
+"""What happens to a float model before anything is quantized."""
 
 
 def prepare(
@@ -74,6 +76,7 @@ def prepare(
     backend = backend or backend_config("x86")
     mapping = qconfig_mapping or get_default_qconfig_mapping(backend.name)
     graph = graph.clone()
+    PassManager(parse_pass_list(FLOAT_PASSES), verify=False).run(graph)
     plan = select_fusions(graph, backend, mapping)
     observation = plan_observation(plan)
     calibrator = Calibrator(graph, observation.observed, threads=threads)
