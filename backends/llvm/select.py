@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qcc.backends.llvm.planner import Selector
+from qcc.backends.llvm.selectors.binary import select_binary
 from qcc.backends.llvm.selectors.boundary import select_dequantize, select_quantize
 from qcc.backends.llvm.selectors.linear import select_conv, select_matmul
 from qcc.backends.llvm.selectors.moving import (
@@ -19,6 +20,9 @@ SELECTORS: dict[str, Selector] = {
     "q.dequantize": select_dequantize,
     "q.conv": select_conv,
     "q.matmul": select_matmul,
+    "q.add": select_binary,
+    "q.sub": select_binary,
+    "q.mul": select_binary,
     "q.reshape": select_reshape,
     "q.transpose": select_transpose,
     "q.slice": select_slice,
