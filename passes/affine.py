@@ -79,7 +79,7 @@ def batch_norm(node: Node) -> Affine | None:
     """A BatchNormalization at inference with constant statistics; else None."""
     if node.op != "BatchNormalization" or attribute(node, "training_mode"):
         return None
-    if any(extra.uses for extra in node.outputs[1:]):
+    if any(extra.uses for extra in node.outputs[1:]) or not node.output.tensor.is_float:
         return None
     found = [reals(node.input(index)) for index in (1, 2, 3, 4)]
     gamma, beta, mean, variance = found
