@@ -1,0 +1,325 @@
+"""From a model file to an executable or an exported model, for the command line and Python."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qcc.errors import ConfigError, ModelError, OutputError
+from qcc.files import atomic_file, check_writable
+from qcc.ir.core import Array, Graph
+from qcc.quant.report import CompileReport
+
+if TYPE_CHECKING:
+    from qcc.pipeline import QuantizedModel
+    from qcc.quant.calibration.data import SampleSource
+    from qcc.quant.qconfig_mapping import QConfigMapping
+    from qcc.runtime.executable import Executable
+
+Progress = Callable[[str, int, "int | None"], None]
+
+OUTPUT_FORMS = {
+    ".qcc": "host",
+    ".onnx": "onnx",
+    ".qir": "host",
+    ".ll": "host",
+    ".s": "host",
+    ".o": "host",
+}
+"""Endings of output files, and the target that each means when none is named."""
+
+EXPORT_TARGETS = ("onnx",)
+
+
+class ExportedModel:
+    """A quantized model for another runtime: Q/DQ ONNX that was loaded and run before it is given.
+
+    ``graph`` is the NUMBERED graph, ``report`` says what became of each node.
+    """
+
+    def __init__(self, quantized: QuantizedModel, report: CompileReport, opset: int) -> None:
+        self.graph = quantized.graph
+        self.report = report
+        self.opset = opset
+
+    def save(self, path: Path | str) -> None:
+        """Write the model as ONNX (atomically); raises OutputError when that cannot be."""
+        from qcc.onnxio import write_onnx
+
+        write_onnx(self.graph, Path(path), opset=self.opset)
+
+
+def compile(
+    model: Path | str | bytes | Graph,
+    calibration: Iterable[Mapping[str, Array]] | None = None,
+    *,
+    target: str = "host",
+    threads: int = 1,
+    qconfig_mapping: QConfigMapping | None = None,
+    observer: str | None = None,
+    opset: int = 21,
+    progress: Progress | None = None,
+) -> Executable | ExportedModel:
+    """Quantize ``model`` and compile it.
+
+    ``calibration`` yields ``{input name: array}`` and is consumed once; a model that already holds
+    QuantizeLinear/DequantizeLinear needs none.  ``target`` is ``host``, an instruction set, or
+    ``onnx``: native targets give an Executable, export targets an ExportedModel; both have
+    ``save`` and ``report``.  ``observer`` names the activation observer of the default mapping.
+    ``progress(stage, done, total)`` is called on the way.
+
+    Raises ModelError, DataError or ConfigError in one sentence.
+    """
+    backend = backend_name(target)
+    graph = model if isinstance(model, Graph) else read_graph(model)
+    quantized = quantize(graph, calibration, backend, qconfig_mapping, observer, progress)
+    size = _model_bytes(model)
+    if target in EXPORT_TARGETS:
+        return _exported(quantized, target, opset, size)
+    return _native(quantized, target, threads, size)
+
+
+def quantize(
+    graph: Graph,
+    calibration: Iterable[Mapping[str, Array]] | None,
+    backend: str,
+    mapping: QConfigMapping | None = None,
+    observer: str | None = None,
+    progress: Progress | None = None,
+) -> QuantizedModel:
+    """The Q/DQ form of ``graph`` for ``backend``, by calibration or from its own Q/DQ nodes."""
+    from qcc.pipeline import backend_config as config_of
+    from qcc.pipeline import convert, import_quantized, is_quantized, prepare
+
+    config = config_of(backend)
+    if is_quantized(graph):
+        return import_quantized(graph, config)
+    if calibration is None:
+        raise ConfigError(
+            "a float model needs sample inputs to calibrate with: give --calib DATA "
+            "(calibration=... in Python)"
+        )
+    prepared = prepare(graph, _mapping(mapping, observer, config), config)
+    prepared.calibrate(calibration, progress)
+    return convert(prepared, progress)
+
+
+def _mapping(mapping: QConfigMapping | None, observer: str | None, config: Any) -> Any:
+    if observer is None:
+        return mapping
+    if mapping is not None:
+        raise ConfigError("give either a QConfigMapping or an observer, not both")
+    from qcc.quant.qconfig_mapping import mapping_with_observer
+
+    return mapping_with_observer(observer, config.name)
+
+
+def _exported(quantized: QuantizedModel, target: str, opset: int, size: int) -> ExportedModel:
+    from qcc.runtime.export_check import check_export
+
+    data = check_export(quantized, opset)
+    report = quantized.report.with_(
+        target=target,
+        model_bytes=size,
+        output_bytes=data.model_bytes,
+        weight_bytes=data.weight_bytes,
+        output_sqnr_db=data.output_sqnr_db,
+    )
+    return ExportedModel(quantized, report, opset)
+
+
+def _native(quantized: QuantizedModel, target: str, threads: int, size: int) -> Executable:
+    from qcc.runtime.build import codegen
+    from qcc.runtime.report import native_report
+
+    executable = codegen(quantized.graph, target, threads)
+    executable.report = native_report(executable, quantized).with_(model_bytes=size)
+    return executable
+
+
+def _model_bytes(model: Path | str | bytes | Graph) -> int:
+    if isinstance(model, Graph):
+        return 0
+    return len(model) if isinstance(model, bytes) else Path(model).stat().st_size
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+def check_output(path: Path) -> str:
+    """The ending of an output path, checked; raises OutputError before any work is done."""
+    if path.suffix not in OUTPUT_FORMS:
+        known = " ".join(OUTPUT_FORMS)
+        raise OutputError(f"the ending of {path} names no output form; use one of {known}")
+    check_writable(path)
+    return path.suffix
+
+
+def compile_file(
+    model: Path,
+    output: Path,
+    *,
+    calibration: Iterable[Mapping[str, Array]] | None,
+    target: str,
+    qconfig: Path | None = None,
+    observer: str | None = None,
+    threads: int = 1,
+    opset: int = 21,
+    progress: Progress | None = None,
+) -> CompileReport:
+    """Compile ``model`` and write ``output`` in the form that its ending asks for."""
+    suffix = check_output(output)
+    _check_form(suffix, target)
+    mapping = None if qconfig is None else _read_mapping(qconfig)
+    compiled = compile(
+        model,
+        calibration,
+        target=target,
+        threads=threads,
+        qconfig_mapping=mapping,
+        observer=observer,
+        opset=opset,
+        progress=progress,
+    )
+    if suffix in (".qcc", ".onnx"):
+        compiled.save(output)
+    else:
+        _write_text_form(compiled, output, suffix)
+    return compiled.report.with_(output_bytes=output.stat().st_size)
+
+
+def _check_form(suffix: str, target: str) -> None:
+    exports = target in EXPORT_TARGETS
+    if suffix == ".onnx" and not exports:
+        raise ConfigError(f"target {target} is native code: it cannot be written as .onnx")
+    if suffix not in (".onnx", ".qir") and exports:
+        raise ConfigError(f"target {target} gives an ONNX model: write it as .onnx or .qir")
+
+
+def _read_mapping(path: Path) -> QConfigMapping:
+    from qcc.quant.qconfig_mapping import QConfigMapping
+
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the QConfigMapping {path}: {error}") from None
+    return QConfigMapping.from_json(text)
+
+
+def _write_text_form(compiled: Any, output: Path, suffix: str) -> None:
+    if suffix == ".qir":
+        from qcc.ir.print import print_graph
+
+        content = print_graph(compiled.graph, resources=True).encode()
+    else:
+        variants = compiled.variants
+        if not variants:
+            raise ConfigError(
+                f"{suffix} needs fixed shapes, and the model's inputs have free dimensions: "
+                "write a .qcc, which is compiled for the shapes that it meets"
+            )
+        code = variants[0].model
+        content = {
+            ".ll": lambda: code.llvm_ir.encode(),
+            ".s": lambda: code.assembly.encode(),
+            ".o": lambda: code.object_code,
+        }[suffix]()
+    with atomic_file(output) as file:
+        file.write(content)
+
+
+def read_graph(source: Path | str | bytes) -> Graph:
+    """A graph from ``.onnx``, ``.qir`` or standard input (``-``, as .qir text)."""
+    from qcc.onnxio import read_onnx
+
+    if isinstance(source, bytes):
+        return read_onnx(source)
+    if str(source) == "-":
+        from qcc.ir.parse import parse_graph
+
+        return parse_graph(sys.stdin.read())
+    path = Path(source)
+    if not path.is_file():
+        raise ModelError(f"{path} does not exist" if not path.exists() else f"{path} is a folder")
+    if path.suffix != ".qir":
+        return read_onnx(path)
+    from qcc.ir.parse import parse_graph
+
+    try:
+        return parse_graph(path.read_text())
+    except UnicodeDecodeError:
+        raise ModelError(f"{path} is not a text file") from None
+
+
+def open_data(
+    source: str,
+    model: Path,
+    *,
+    samples: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    layout: str = "nchw",
+) -> SampleSource:
+    """Sample inputs for the model in file ``model``; see :mod:`qcc.quant.calibration.data`."""
+    from qcc.quant.calibration.batches import input_specs
+    from qcc.quant.calibration.data import open_data as open_source
+    from qcc.quant.calibration.images import ImageOptions
+
+    images = ImageOptions(image_size, mean, std, layout)
+    inputs = input_specs(read_graph(model))
+    return open_source(source, inputs, samples=samples, images=images)
+
+
+# -- what there is ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TargetInfo:
+    """One row of ``qcc targets``."""
+
+    name: str
+    kind: str
+    status: str
+    description: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def backend_name(target: str) -> str:
+    """The backend that serves a target; raises ConfigError with the known names."""
+    from qcc.runtime.build import native_targets
+
+    if target in EXPORT_TARGETS:
+        return target
+    if target in native_targets():
+        return "x86"
+    known = ", ".join((*native_targets(), *EXPORT_TARGETS))
+    raise ConfigError(f"there is no target '{target}'; choose one of: {known}")
+
+
+def list_targets() -> list[TargetInfo]:
+    """All targets, ``host`` first."""
+    from qcc.backends.llvm.isa import INSTRUCTION_SETS, can_run, host_instruction_set
+
+    host = host_instruction_set()
+    rows = [TargetInfo("host", "native", f"is {host.name}", "the best that this CPU can run")]
+    for isa in INSTRUCTION_SETS.values():
+        status = "runs" if can_run(isa) else "compiles only"
+        what = f"{8 * isa.vector_bytes}-bit vectors, {isa.dot}"
+        rows.append(TargetInfo(isa.name, "native", status, what))
+    what = "Q/DQ model for onnxruntime and others"
+    rows.append(TargetInfo("onnx", "export", "exports", what))
+    return rows
+
+
+def explain_file(model: Path, target: str) -> CompileReport:
+    """What each node of ``model`` would become, without calibration."""
+    from qcc.pipeline import backend_config, explain
+
+    return explain(read_graph(model), backend_config(backend_name(target)))
