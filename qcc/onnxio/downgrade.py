@@ -154,6 +154,14 @@ def _cast_19(node: Node) -> None:
     node.attributes.pop("saturate", None)
 
 
+def _cast_like_15(node: Node) -> None:
+    """CastLike did not exist; where the type is known, a Cast says the same."""
+    element = edits.element_of(node.input(1))
+    if element is not None:
+        node.op_type, node.attributes = "Cast", {"to": element_code(element)}
+        edits.set_inputs(node, node.inputs[:1])
+
+
 def _dequantize_23(node: Node) -> None:
     """``output_dtype`` may repeat what the scale's type says."""
     scale = edits.element_of(node.input(1))
@@ -177,7 +185,7 @@ DOWNGRADES: dict[str, tuple[tuple[int, Adapter], ...]] = {
     "AveragePool": ((19, _dilations),),
     "BatchNormalization": ((14, _batchnorm_14),),
     "Cast": ((24, _cast_24), (19, _cast_19)),
-    "CastLike": ((24, _cast_24), (19, _cast_19)),
+    "CastLike": ((24, _cast_24), (19, _cast_19), (15, _cast_like_15)),
     "Clip": ((11, _clip_11),),
     "DFT": ((20, _dft_20),),
     "DequantizeLinear": ((23, _dequantize_23),),

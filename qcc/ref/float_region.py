@@ -87,7 +87,8 @@ class FloatRunner:
 
     ``outputs`` are values of the main graph.  They are the graph's own: what onnxruntime fuses
     never hides a value that is asked for.  Large constants are shared with the graph, not copied,
-    so the size of the model does not matter.  Raises ConfigError for a value inside a control-flow body.
+    so the size of the model does not matter.  Raises ConfigError for a value inside a control-flow
+    body.
     """
 
     def __init__(self, graph: Graph, outputs: Sequence[Value], *, threads: int = 1) -> None:
