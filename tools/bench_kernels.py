@@ -108,6 +108,15 @@ def clock_hertz(isa: InstructionSet) -> float:
     return 4e6 / best_time(lambda: function(out.ctypes.data, 0, 1), 0.3)
 
 
+def quantized_normal(
+    rng: np.random.Generator, shape: tuple[int, ...], top: int
+) -> NDArray[np.int64]:
+    """Normal weights with one scale a channel, as a quantizer makes them."""
+    weight = rng.normal(size=shape)
+    largest = np.abs(weight).reshape(shape[0], -1).max(1).reshape(-1, 1, 1, 1)
+    return np.rint(weight / largest * top).astype(np.int64)
+
+
 def make_kernel(layer: Layer, weight: NDArray[Any]) -> Any:
     pad = layer.kernel // 2
     out = -(-layer.size // layer.stride)
@@ -176,7 +185,7 @@ def main() -> None:
             rng = np.random.default_rng(0)
             depth = 1 if layer.depthwise else layer.channels
             shape = (layer.outputs, depth, layer.kernel, layer.kernel)
-            weight = rng.integers(-top, top + 1, shape)
+            weight = quantized_normal(rng, shape, top)
             kernel = make_kernel(layer, weight)
             seconds = best_time(prepare(kernel, isa, weight))
             total += seconds * layer.count

@@ -128,7 +128,7 @@ class ConvKernel:
             residual_multiplier=residual_multiplier,
             table=table,
         )
-        packed = np.concatenate([plan.panels.pack(matrix[g]) for g in groups])
+        packed = np.concatenate([plan.panels.pack(matrix[g], plan.walk.offsets()) for g in groups])
         return {"weight": packed, "parameters": parameters}
 
     def _check_weight(self, weight: NDArray[Any]) -> None:

@@ -44,7 +44,8 @@ class ConvPlan:
         """The plan for ``kernel`` on ``isa``."""
         inner: Inner = "dot"
         if isa.dot == "vpmaddwd":
-            inner = "pairs" if kernel.safe_pairs else "widened"
+            inner = "mixed" if kernel.weight_parts == 1 else "widened"
+            inner = "pairs" if kernel.safe_pairs else inner
         window, layout = kernel.window, kernel.input
         depth = -(-(layout.channels // kernel.groups) // 4) * 4
         kh, kw = window.kernel
@@ -107,7 +108,7 @@ def _source(kernel: ConvKernel, inner: Inner, run: int) -> Source:
     if pointwise and whole and not layout.has_halo:
         return "rows"
     # Short runs would spend their time entering and leaving the inner loop.
-    return "taps" if run >= 64 else "copy"
+    return "taps" if run >= 64 or inner == "mixed" else "copy"
 
 
 def _within_stack(schedule: GemmSchedule, row_bytes: int) -> GemmSchedule:

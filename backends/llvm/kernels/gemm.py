@@ -4,11 +4,15 @@ Rows are output pixels, columns output channels.  A tile of ``rows x vectors`` i
 stays in registers while the inner loop walks the products; the epilogue follows in place.  How the
 products of one row are laid out is a :class:`Walk`; where a row begins is the caller's business.
 
-Three inner loops, all exact (see ``schedule.Inner``):
+The inner loops, all exact (see ``schedule.Inner``):
 
 * ``dot``: four activation bytes are broadcast and multiplied with four weights a lane.
 * ``pairs``: ``vpmaddubsw`` adds two byte products to an int16 that provably cannot saturate, then
   ``vpmaddwd`` with ones adds two of those to an int32.
+* ``mixed``: a column tile's groups of four products are sorted into those whose pairs cannot
+  saturate, which go the way of ``pairs``, and the others, whose weights are widened as they are
+  loaded and whose activations are masked to 16 bits; a table of offsets says where each group's
+  activations are.
 * ``widened``: activations were widened to int16 when they were copied, weights are widened as they
   are loaded, and ``vpmaddwd`` adds two 16-bit products to an int32.
 
@@ -44,6 +48,13 @@ class Walk:
     outer_bytes: int = 0
     middle: int = 1
     middle_bytes: int = 0
+
+    def offsets(self) -> NDArray[np.int32]:
+        """Byte offset of every group of four products from the row's pointer."""
+        outer = np.arange(self.outer)[:, None, None] * self.outer_bytes
+        middle = np.arange(self.middle)[None, :, None] * self.middle_bytes
+        quad = 4 * np.arange(self.quads)[None, None, :]
+        return (outer + middle + quad).astype(np.int32).reshape(-1)
 
     @property
     def total_quads(self) -> int:
@@ -94,9 +105,19 @@ class Panels:
         return self.quads * self.quad_bytes
 
     @property
+    def table_bytes(self) -> int:
+        """Bytes of the offsets of one column tile: a count, then one entry a turn at most."""
+        return _rounded_to_64(4 + 8 * self.quads) if self.inner == "mixed" else 0
+
+    @property
+    def tables_offset(self) -> int:
+        """Where the offset tables begin, after the weights."""
+        return _rounded_to_64(self.vectors * self.vector_bytes)
+
+    @property
     def size_bytes(self) -> int:
-        """Bytes of the weights of one group."""
-        return self.vectors * self.vector_bytes
+        """Bytes of the weights and tables of one group."""
+        return self.tables_offset + len(self.tiles) * self.table_bytes
 
     def channel_order(self) -> NDArray[np.intp]:
         """Channel of every accumulator lane, ``vectors * lanes`` long; may pass ``channels``."""
@@ -111,23 +132,67 @@ class Panels:
         padded[: len(values)] = values
         return padded[self.channel_order()]
 
-    def pack(self, weight: NDArray[np.integer]) -> NDArray[np.uint8]:
-        """``[channels, 4 * quads]`` integers to bytes in the order the inner loop reads them."""
-        lanes = self.isa.lanes
-        depth = 2 if self.inner == "widened" else 4
+    def pack(self, weight: NDArray[np.integer], offsets: NDArray[np.int32]) -> NDArray[np.uint8]:
+        """``[channels, 4 * quads]`` integers to bytes in the order the inner loop reads them.
+
+        ``offsets`` are those of the walk (:meth:`Walk.offsets`).
+        """
         spread = self.spread(weight.astype(np.int16)).reshape(
-            self.vectors, lanes, 4 * self.quads // depth, depth
+            self.vectors, self.isa.lanes, self.quads, 4
         )
-        pieces = []
-        for first, count in self.tiles:
+        write = {
+            "dot": self._pack_bytes,
+            "pairs": self._pack_bytes,
+            "widened": self._pack_widened,
+            "mixed": self._pack_mixed,
+        }[self.inner]
+        packed = np.zeros(self.size_bytes, np.uint8)
+        for number, (first, count) in enumerate(self.tiles):
             # [group of products, vector, lane, product in group]
-            tile = spread[first : first + count].transpose(2, 0, 1, 3)
-            if self.inner == "widened":
-                pieces.append(tile.astype(np.int16 if self.parts > 1 else np.int8).tobytes())
-                continue
-            parts = np.stack(byte_parts(tile, self.parts), axis=1)
-            pieces.append(parts.astype(np.int8).tobytes())
+            panel = write(spread[first : first + count].transpose(2, 0, 1, 3))
+            begin = first * self.vector_bytes
+            packed[begin : begin + panel.size] = panel.reshape(-1)
+            if self.inner == "mixed":
+                table = self._table(spread[first : first + count], offsets).view(np.uint8)
+                begin = self.tables_offset + number * self.table_bytes
+                packed[begin : begin + table.size] = table
+        return packed
+
+    def _pack_bytes(self, tile: NDArray[np.int16]) -> NDArray[np.uint8]:
+        parts = np.stack(byte_parts(tile, self.parts), axis=1)
+        return np.frombuffer(parts.astype(np.int8).tobytes(), np.uint8)
+
+    def _pack_widened(self, tile: NDArray[np.int16]) -> NDArray[np.uint8]:
+        quads, vectors, lanes, _ = tile.shape
+        pairs = tile.reshape(quads, vectors, lanes, 2, 2).transpose(0, 3, 1, 2, 4)
+        stored = pairs.astype(np.int16 if self.parts > 1 else np.int8)
+        return np.frombuffer(stored.tobytes(), np.uint8)
+
+    def _pack_mixed(self, tile: NDArray[np.int16]) -> NDArray[np.uint8]:
+        """Groups with safe pairs as they are; of the others, products 0 and 2, then 1 and 3."""
+        safe = _safe_quads(tile)
+        quads, vectors, lanes, _ = tile[~safe].shape
+        halves = tile[~safe].reshape(quads, vectors, lanes, 2, 2).transpose(0, 4, 1, 2, 3)
+        pieces = [tile[safe].astype(np.int8).tobytes(), halves.astype(np.int8).tobytes()]
         return np.frombuffer(b"".join(pieces), np.uint8)
+
+    def _table(self, spread: NDArray[np.int16], offsets: NDArray[np.int32]) -> NDArray[np.int32]:
+        safe = _safe_quads(spread.transpose(2, 0, 1, 3))
+        halves = offsets[~safe][:, None] + np.arange(2, dtype=np.int32)
+        count = np.array([safe.sum()], np.int32)
+        return np.concatenate([count, offsets[safe], halves.reshape(-1)])
+
+
+def _rounded_to_64(size: int) -> int:
+    return -(-size // 64) * 64
+
+
+def _safe_quads(tile: NDArray[np.int16]) -> NDArray[np.bool_]:
+    """Which groups ``[quad, vector, lane, 4]`` have no pair whose byte products can saturate."""
+    pairs = tile.reshape(len(tile), -1, 2).astype(np.int32)
+    high, low = np.maximum(pairs, 0).sum(2), np.minimum(pairs, 0).sum(2)
+    safe: NDArray[np.bool_] = ((255 * high <= 32767) & (255 * low >= -32768)).all(1)
+    return safe
 
 
 def byte_parts(weight: NDArray[np.int16], parts: int) -> list[NDArray[np.int16]]:
@@ -212,9 +277,15 @@ class GemmWriter:
         offset = k.mul(column, self.schedule.vectors * self.panels.vector_bytes)
         panel = k.at(weights, offset)
         bias = self.epilogue.bias(first_vector, vectors)
-        accumulators = self._walk(rows, panel, [bias[s] for _ in rows for s in range(vectors)])
-        table = [accumulators[r * vectors : (r + 1) * vectors] for r in range(len(rows))]
-        self.epilogue.finish(table, first_vector, places())
+        start = [bias[s] for _ in rows for s in range(vectors)]
+        if self.panels.inner == "mixed":
+            tables = k.at(weights, self.panels.tables_offset)
+            table = k.at(tables, k.mul(column, self.panels.table_bytes))
+            accumulators = self._mixed(rows, panel, table, start)
+        else:
+            accumulators = self._walk(rows, panel, start)
+        lines = [accumulators[r * vectors : (r + 1) * vectors] for r in range(len(rows))]
+        self.epilogue.finish(lines, first_vector, places())
 
     def _walk(self, rows: Sequence[Row], panel: Value, accumulators: list[Value]) -> list[Value]:
         k, walk = self.k, self.walk
@@ -265,6 +336,48 @@ class GemmWriter:
         for turn in range(whole, turns):
             step(rows, weights, turn, vectors, accumulators)
         return accumulators
+
+    def _mixed(
+        self, rows: Sequence[Row], panel: Value, table: Value, accumulators: list[Value]
+    ) -> list[Value]:
+        """The groups with safe pairs, then the halves of the others."""
+        k = self.k
+        vectors = len(accumulators) // len(rows)
+        safe = k.index(k.load(I32, table, align=4))
+        halves = k.mul(k.sub(self.panels.quads, safe), 2)
+        # Both loops step through their own weights and offsets.
+        narrow_table = k.at(table, 4)
+        wide_table = k.at(narrow_table, k.mul(safe, 4))
+        wide_weights = k.at(panel, k.mul(safe, vectors * self.panels.quad_bytes))
+
+        def turn(
+            step: Callable[..., None], weights: Value, offsets: Value
+        ) -> Callable[..., list[Value]]:
+            def body(number: Index, *values: Value) -> list[Value]:
+                result = list(values)
+                offset = k.index(k.load(I32, offsets, k.mul(number, 4), align=4))
+                moved = [Row(k.at(row.pointer, offset), row.offset) for row in rows]
+                step(moved, k.at(weights, k.mul(number, step_bytes[step])), 0, vectors, result)
+                return result
+
+            return body
+
+        size = vectors * self.isa.vector_bytes
+        step_bytes = {self._pairs: size, self._masked: size // 2}
+        accumulators = k.loop(
+            0,
+            safe,
+            turn(self._pairs, panel, narrow_table),
+            carried=accumulators,
+            name="safe",
+        )
+        return k.loop(
+            0,
+            halves,
+            turn(self._masked, wide_weights, wide_table),
+            carried=accumulators,
+            name="unsafe",
+        )
 
     def _broadcast(self, row: Row, offset: Index, type_: Value) -> Value:
         k = self.k
@@ -324,6 +437,26 @@ class GemmWriter:
             b = [k.ir.sext(value, halves) for value in b]
         for r, row in enumerate(rows):
             a = self._broadcast(row, k.mul(pair, 4), halves)
+            for s in range(vectors):
+                i = r * vectors + s
+                product = primitives.call(k, isa, "multiply_add_pairs", a, b[s])
+                acc[i] = k.ir.add(acc[i], product)
+
+    def _masked(
+        self, rows: Sequence[Row], weights: Value, number: Index, vectors: int, acc: list[Value]
+    ) -> None:
+        """Two of four products: the first and third byte at a row's pointer, masked to 16 bits."""
+        k, isa = self.k, self.isa
+        halves = vector(I16, isa.vector_bytes // 2)
+        size = isa.vector_bytes // 2
+        base = k.mul(number, vectors * size)
+        stored = [
+            k.load(vector(I8, size), weights, k.add(base, s * size), align=16)
+            for s in range(vectors)
+        ]
+        b = [k.ir.sext(value, halves) for value in stored]
+        for r, row in enumerate(rows):
+            a = k.ir.and_(self._broadcast(row, 0, halves), constant(halves, 255))
             for s in range(vectors):
                 i = r * vectors + s
                 product = primitives.call(k, isa, "multiply_add_pairs", a, b[s])
