@@ -142,18 +142,32 @@ class BackendPatternConfig:
         """This entry's code with the data of a :meth:`to_dict`; raises ConfigError if malformed."""
         what = f"pattern '{self.name}'"
         check_keys(data, tuple(f.name for f in fields(self)), what)
-        changes = {key: value for key, value in data.items() if key not in _DECODERS}
-        for key, decode in _DECODERS.items():
-            if key not in data:
-                continue
+        changes: dict[str, Any] = {}
+        for key in data.keys() - {"name"}:
+            if key not in _DECODERS:
+                raise ConfigError(f"{what}: '{key}' is code and cannot be read from JSON")
             try:
-                changes[key] = decode(data[key])
-            except (TypeError, ValueError) as error:
+                changes[key] = _DECODERS[key](data[key])
+            except (TypeError, ValueError, IndexError) as error:
                 raise ConfigError(f"{what}: '{key}' is malformed ({error})") from None
         return replace(self, **changes)
 
 
+def _text_or_none(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise TypeError(f"it must be a string or null, not {value!r}")
+
+
+def _integer_or_none(value: Any) -> int | None:
+    return None if value is None else int(value)
+
+
 _DECODERS: dict[str, Callable[[Any], Any]] = {
+    "lowering": _text_or_none,
+    "weight_role": _text_or_none,
+    "weight_axis": _integer_or_none,
+    "bias_role": _text_or_none,
     "observation_type": ObservationType,
     "dtype_configs": lambda items: tuple(DTypeConfig.from_dict(item) for item in items),
     "shared_inputs": lambda names: tuple(str(name) for name in names),
@@ -162,7 +176,7 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
         (int(count), ObservationType(kind)) for count, kind in pairs
     ),
 }
-"""How the entries of a pattern's JSON data that are not plain become fields."""
+"""How the entries of a pattern's JSON data become fields."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -249,6 +263,9 @@ class BackendConfig:
         check_keys(data, tuple(f.name for f in fields(cls)), f"a {FORMAT}")
         if not isinstance(data.get("name"), str):
             raise ConfigError(f"a {FORMAT} needs a 'name'")
+        for key in ("features", "patterns"):
+            if not isinstance(data.get(key, []), list):
+                raise ConfigError(f"a {FORMAT}'s '{key}' must be a list")
         code = {pattern.name: pattern for pattern in known}
         qconfig = data.get("default_qconfig")
         return cls(

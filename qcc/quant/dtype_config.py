@@ -40,6 +40,12 @@ class DTypeWithConstraints:
     def __post_init__(self) -> None:
         """Check the dtype and the pair of exact matches; raises ConfigError."""
         check_dtype(self.dtype)
+        for f in fields(self)[1:]:
+            value = getattr(self, f.name)
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, int | float)
+            ):
+                raise ConfigError(f"{f.name} must be a number or None, got {value!r}")
         if (self.scale_exact_match is None) != (self.zero_point_exact_match is None):
             raise ConfigError("give scale_exact_match and zero_point_exact_match together")
 
@@ -145,7 +151,7 @@ class DTypeConfig:
         """Turn names into constraints; raises ConfigError for an unknown dtype."""
         for role in ("input", "output", "weight"):
             value = getattr(self, role)
-            if isinstance(value, str):
+            if value is not None and not isinstance(value, DTypeWithConstraints):
                 object.__setattr__(self, role, DTypeWithConstraints(value))
         if self.bias is not None:
             check_dtype(self.bias)

@@ -160,6 +160,9 @@ class ObserverSpec:
         unknown = [key for key in arguments if key not in known]
         if unknown:
             raise ConfigError(f"{name} has no argument '{unknown[0]}': it takes {', '.join(known)}")
+        default = self.observer.arguments_type()
+        for key, value in arguments.items():
+            check_type(f"{name}: {key}", value, getattr(default, key))
         changed = replace(self.arguments, **arguments)
         changed.check(name)
         return ObserverSpec(self.observer, changed)
@@ -172,7 +175,7 @@ class ObserverSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as JSON data: the class's name and the arguments that differ from defaults."""
-        data: dict[str, Any] = {"observer": self.observer.__name__}
+        data: dict[str, Any] = {"type": self.observer.__name__}
         for key, value in self._changed().items():
             data[key] = value.to_dict() if isinstance(value, ObserverSpec) else value
         return data
@@ -294,6 +297,25 @@ class Observer(ABC):
         if key not in state:
             raise DataError(f"the saved state of {self.label} has no '{key}': calibrate again")
         return np.asarray(state[key])
+
+
+KINDS: dict[type, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "True or False"),
+    int: ((int,), "an integer"),
+    float: ((float, int), "a number"),
+    str: ((str,), "a string"),
+    type(None): ((int, type(None)), "an integer or None"),
+}
+"""By the type of an argument's default: the types of its values, in code and in words."""
+
+
+def check_type(what: str, value: Any, default: Any) -> None:
+    """Raise ConfigError unless ``value`` is of a type that may stand in for ``default``."""
+    if type(default) not in KINDS:
+        return
+    types, words = KINDS[type(default)]
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        raise ConfigError(f"{what} must be {words}, got {value!r}")
 
 
 class UniformObserver(Observer):

@@ -63,17 +63,17 @@ def register_observer(observer: type[Observer]) -> type[Observer]:
 
 def observer_spec_from_dict(data: Any) -> ObserverSpec:
     """The spec that :meth:`ObserverSpec.to_dict` wrote; raises ConfigError for anything else."""
-    if not isinstance(data, Mapping) or not isinstance(data.get("observer"), str):
+    if not isinstance(data, Mapping) or not isinstance(data.get("type"), str):
         raise ConfigError(
-            f'an observer is written {{"observer": name, argument: value, ...}}, got {data!r}'
+            f'an observer is written {{"type": name, argument: value, ...}}, got {data!r}'
         )
-    name = data["observer"]
+    name = data["type"]
     observer = OBSERVERS.get(name)
     if observer is None:
         raise ConfigError(f"there is no observer '{name}': use one of {', '.join(OBSERVERS)}")
     arguments = {
         key: observer_spec_from_dict(value) if isinstance(value, Mapping) else value
         for key, value in data.items()
-        if key != "observer"
+        if key != "type"
     }
     return observer.with_args(**arguments)
