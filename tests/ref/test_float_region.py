@@ -169,7 +169,8 @@ def test_running_needs_no_onnx(tmp_path: Path) -> None:
     path.write_bytes(region_model(graph.nodes, graph.inputs, graph.outputs))
     program = (
         "import sys, pathlib, numpy; from qcc.ref.float_region import FloatRegion; "
-        "FloatRegion(pathlib.Path(sys.argv[1]).read_bytes()).run([numpy.zeros((2, 3), 'float32')]); "
+        "model = pathlib.Path(sys.argv[1]).read_bytes(); "
+        "FloatRegion(model).run([numpy.zeros((2, 3), 'float32')]); "
         "sys.exit('onnx' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program, str(path)], check=False).returncode == 0

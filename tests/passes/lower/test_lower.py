@@ -150,7 +150,12 @@ def test_means_and_pools() -> None:
     b = Numbered()
     x = b.q(b.input("x", 2, 3, 6, 6))
     pooled = b.op(
-        "AveragePool", [x], (2, 3, 3, 3), kernel_shape=[3, 3], strides=[2, 2], auto_pad=b"SAME_UPPER"
+        "AveragePool",
+        [x],
+        (2, 3, 3, 3),
+        kernel_shape=[3, 3],
+        strides=[2, 2],
+        auto_pad=b"SAME_UPPER",
     )
     mean = b.op("GlobalAveragePool", [b.q(pooled)], (2, 3, 1, 1))
     graph = assert_close(b, b.done(b.q(mean, 0.02)), 0.05)

@@ -1,0 +1,79 @@
+"""Regions are convex, as large as possible, and say why they are float."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qcc.ir.core import Graph, Node
+from qcc.passes.lower import lower
+from qcc.passes.outline_float import outline_float
+from qcc.ref.evaluate import evaluate
+from tests.passes.native_patterns import PATTERNS
+from tests.passes.numbered import Numbered
+
+
+def outlined(b: Numbered, graph: Graph) -> list[Node]:
+    feeds = b.feeds()
+    report = lower(graph, PATTERNS)
+    wanted = evaluate(graph, feeds)
+    regions = outline_float(graph, report.refusals)
+    found = evaluate(graph, feeds)
+    assert wanted.keys() == found.keys()
+    for name, value in wanted.items():
+        assert np.allclose(value, found[name], atol=1e-6)
+    return regions
+
+
+def body_ops(region: Node) -> list[str]:
+    return [node.op for node in region.attributes["body"].nodes]
+
+
+def test_a_path_through_native_code_splits_regions() -> None:
+    b = Numbered()
+    shape = (1, 4, 3, 3)
+    early = b.op("Erf", [b.input("x", *shape)], shape)
+    conv = b.op("Conv", [b.q(early), b.weight((4, 4, 1, 1))], shape)
+    late = b.op("Add", [b.op("Softplus", [conv], shape), early], shape)
+    regions = outlined(b, b.done(late))
+    assert [body_ops(region) for region in regions] == [["Erf"], ["Softplus", "Add"]]
+    assert len(regions[1].inputs) == 2
+
+
+def test_independent_float_nodes_run_together() -> None:
+    b = Numbered()
+    outputs = [b.op("Erf", [b.input(name, 3)], (3,)) for name in "xyz"]
+    (region,) = outlined(b, b.done(*outputs))
+    assert body_ops(region) == ["Erf"] * 3
+
+
+def test_native_float_ops_stay_at_the_edges() -> None:
+    b = Numbered()
+    shape = (1, 4, 3, 3)
+    conv = b.op("Conv", [b.q(b.input("x", *shape)), b.weight((4, 4, 1, 1))], shape)
+    relu = b.op("Relu", [conv], shape)
+    inner = b.op("Add", [b.op("Erf", [relu], shape), relu], shape)
+    graph = b.done(b.op("Erf", [inner], shape))
+    (region,) = outlined(b, graph)
+    assert body_ops(region) == ["Erf", "Add", "Erf"]
+    assert "Relu" in [node.op for node in graph.nodes]
+
+
+def test_the_reason_is_the_refusal() -> None:
+    b = Numbered()
+    x, w = b.q(b.input("x", 1, 4, 5, 5)), b.q(b.input("w", 8, 4, 1, 1))
+    (region,) = outlined(b, b.done(b.op("Conv", [x, w], (1, 8, 5, 5))))
+    assert "not a quantized constant" in region.attributes["reason"]
+
+
+def test_names_stay_unique_and_public() -> None:
+    b = Numbered()
+    y = b.op("Erf", [b.input("x", 3)], (3,))
+    y.name = "y"
+    b.graph.reserve_name("y")
+    graph = b.done(y)
+    outlined(b, graph)
+    assert [value.name for value in graph.outputs] == ["y"]
+    names = [v.name for v in graph.values()]
+    for node in graph.nodes:
+        names += [v.name for v in node.attributes["body"].values()]
+    assert len(names) == len(set(names))
