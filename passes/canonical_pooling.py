@@ -163,7 +163,8 @@ def global_from_mean(node: Node, rewriter: Rewriter) -> bool:
     pooled = rewriter.insert(
         "GlobalAveragePool", [source], [pooled_type], name=node.name, before=node
     )
-    supersede(node, "Flatten", [pooled.output], rewriter, {"axis": 1}).name = ""
+    flat = supersede(node, "Flatten", [pooled.output], rewriter, {"axis": 1})
+    flat.name = rewriter.graph.fresh_name(f"{pooled.label}_flatten")
     return True
 
 

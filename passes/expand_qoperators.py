@@ -110,6 +110,7 @@ def _expand(node: Node, layout: QOperator, rewriter: Rewriter) -> None:
         "QuantizeLinear",
         [body.output, *_parameters(node, layout.result)],
         [result],
+        name=rewriter.graph.fresh_name(f"{node.label}_quantize"),
         output_names=[node.output.name],
         before=node,
     )
@@ -135,6 +136,7 @@ def _dequantized(node: Node, place: Data, rewriter: Rewriter) -> Value:
         [source, *_parameters(node, place.at + 1)],
         [source.tensor.with_element("float32")],
         attributes=attributes,
+        name=rewriter.graph.fresh_name(f"{source.name}_real"),
         before=node,
     ).output
 
@@ -156,5 +158,6 @@ def _dequantized_bias(node: Node, bias: Value, rewriter: Rewriter) -> Value:
         [bias, scale],
         [bias.tensor.with_element("float32")],
         attributes={"axis": 0},
+        name=rewriter.graph.fresh_name(f"{bias.name}_real"),
         before=node,
     ).output

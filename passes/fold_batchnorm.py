@@ -147,7 +147,13 @@ def write_out(node: Node, rewriter: Rewriter) -> bool:
         rewriter.constant(f"{node.label}_{what}", data.astype(np.float32).reshape(shape))
         for what, data in (("scale", affine.scale), ("shift", affine.shift))
     )
-    scaled = rewriter.insert("Mul", [node.operand(0), scale], [node.output.type], before=node)
+    scaled = rewriter.insert(
+        "Mul",
+        [node.operand(0), scale],
+        [node.output.type],
+        name=rewriter.graph.fresh_name(f"{node.label}_mul"),
+        before=node,
+    )
     operands = node.inputs[1:]
     supersede(node, "Add", [scaled.output, shift], rewriter)
     for value in operands:

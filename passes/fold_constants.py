@@ -219,7 +219,9 @@ def inline_branch(node: Node, branch: Graph, folder: _Folder) -> None:
         keep = rewriter.insert("Identity", [value], [output.type], before=node)
         rewriter.replace_uses(output, keep.output)
         forward(keep, value, rewriter)
+    condition = node.input(0)
     rewriter.erase(node)
+    rewriter.erase_dead(condition)
 
 
 def _evaluable(node: Node) -> bool:

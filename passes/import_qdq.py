@@ -296,7 +296,11 @@ def _move_on_the_float_side(node: Node, found: dict[Value, Quant], rewriter: Rew
         if value is None or value not in moved_operands(node):
             continue
         real = rewriter.insert(
-            "q.dequantize", [value], [value.tensor.with_element("float32")], before=node
+            "q.dequantize",
+            [value],
+            [value.tensor.with_element("float32")],
+            name=rewriter.graph.fresh_name(f"{value.name}_real"),
+            before=node,
         )
         rewriter.replace_input(node, index, real.output)
     for output in moved_outputs(node):
@@ -313,5 +317,9 @@ def _insert_behind(node: Node, value: Value, type: TensorType, rewriter: Rewrite
     following = graph.nodes[graph.nodes.index(node) + 1 :]
     rewriter.changes += 1
     return graph.create_node(
-        "q.quantize", [value], [type], before=following[0] if following else None
+        "q.quantize",
+        [value],
+        [type],
+        name=graph.fresh_name(f"{value.name}_stored"),
+        before=following[0] if following else None,
     )

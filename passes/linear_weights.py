@@ -111,7 +111,7 @@ class Linear:
             "Add",
             [node.output, constant],
             [node.output.type],
-            name=f"{node.name}_bias" if node.name else "",
+            name=rewriter.graph.fresh_name(f"{node.label}_add"),
             before=before,
         )
         return add.output

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from qcc.ir.core import Graph, Node, Stage, Value
 from qcc.ir.rewrite import Rewriter
 from qcc.passes.algebra import affine_base, close, product
@@ -16,7 +18,7 @@ from qcc.passes.manager import Pass
 from qcc.passes.refuse_hardswish import hard_gate
 from qcc.passes.replacement import supersede
 
-SLOPES = (1.0 / 6.0, 0.2)
+SLOPES = tuple(float(np.float32(slope)) for slope in (1.0 / 6.0, 0.2))
 
 
 @dataclass(frozen=True)

@@ -176,7 +176,7 @@ def _put(node: Node, found: LayerNorm, rewriter: Rewriter) -> None:
             inputs,
             [source.type],
             attributes=attributes,
-            name=f"{node.label}_norm",
+            name=rewriter.graph.fresh_name(f"{node.label}_norm"),
             before=node,
         )
         back = [order.index(axis) for axis in range(rank)]
@@ -193,7 +193,7 @@ def _transposed(value: Value, order: list[int], node: Node, rewriter: Rewriter) 
         [value],
         [value.tensor.with_shape(dims)],
         attributes={"perm": order},
-        name=f"{node.label}_order",
+        name=rewriter.graph.fresh_name(f"{node.label}_order"),
         before=node,
     ).output
 

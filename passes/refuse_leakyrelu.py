@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from qcc.ir.core import Graph, Node, Stage, Value
 from qcc.ir.rewrite import Rewriter
 from qcc.passes.algebra import polynomial
@@ -40,5 +42,5 @@ def leaky_relu(node: Node) -> tuple[Value, float] | None:
     for x, scaled in ((first, second), (second, first)):
         line = polynomial(scaled, x)
         if line is not None and len(line) == 2 and line[0] == 0.0 and 0.0 < line[1] < 1.0:
-            return x, line[1]
+            return x, float(np.float32(line[1]))
     return None

@@ -35,7 +35,10 @@ def forward(node: Node, value: Value, rewriter: Rewriter) -> bool:
         return False
     rewriter.set_type(value, refined(value.type, node.output.type))
     rewriter.replace_uses(node.output, value)
+    operands = node.inputs
     rewriter.erase(node)
+    for operand in operands:
+        rewriter.erase_dead(operand)
     return True
 
 

@@ -35,7 +35,7 @@ def info(name: str, kind: int, shape: list[int] | None) -> ValueInfoProto:
 
 
 def model(
-    nodes: list[NodeProto], inputs: list[object], initializers: dict[str, np.ndarray]
+    nodes: list[NodeProto], inputs: list[ValueInfoProto], initializers: dict[str, np.ndarray]
 ) -> Graph:
     tensors = [numpy_helper.from_array(data, name) for name, data in initializers.items()]
     graph: GraphProto = helper.make_graph(nodes, "g", inputs, [info("y", FLOAT, None)], tensors)
