@@ -155,13 +155,9 @@ def _verify(graph: Graph) -> None:
 
 
 def _text(graph: Graph) -> str:
-    """The printed graph; a pass that failed midway may have left one that cannot be printed."""
-    from qcc.ir.print import print_graph
+    from qcc.ir.verify import describe
 
-    try:
-        return print_graph(graph)
-    except Exception as error:
-        return f"(the graph cannot be printed: {type(error).__name__}: {error})"
+    return describe(graph)
 
 
 def _check_stage(chosen: Pass, graph: Graph) -> None:
