@@ -6,15 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from onnx import FunctionProto, TypeProto
+import onnx
+from onnx import FunctionProto, ModelProto, TypeProto
 from onnx.defs import OpSchema
 
 from qcc.ir.core import Attribute, Graph, Node, Use, Value
+from qcc.ir.infer import merge_types
+from qcc.ir.types import UNKNOWN
 from qcc.onnxio import edits
 from qcc.onnxio.attributes import read_attribute
 from qcc.onnxio.build import build_function
-from qcc.onnxio.emit import node_proto
-from qcc.onnxio.typeinfo import write_type
+from qcc.onnxio.emit import Emitter, node_proto
+from qcc.onnxio.typeinfo import infer_types, known_types, write_type
 
 Convert = Callable[[Node, int, int], None]
 
@@ -35,7 +38,9 @@ def expand_function(node: Node, schema: OpSchema, target: int, convert: Convert)
     node.outputs = tuple(public for _, public in wanted)
     body = build_function(function)
     opset = body.info.opsets.get("", schema.since_version)
-    for inner in _inline(node, body, _arguments(node, schema)):
+    made = _inline(node, body, _arguments(node, schema))
+    _infer(made, opset)
+    for inner in made:
         for nested in inner.subgraphs:
             for deep in list(nested.walk()):
                 convert(deep, opset, target)
@@ -100,6 +105,19 @@ def _inline(node: Node, body: Graph, arguments: Mapping[str, Attribute]) -> tupl
     node.outputs = ()
     graph.remove_node(node)
     return made
+
+
+def _infer(nodes: tuple[Node, ...], opset: int) -> None:
+    """Complete the types of what nodes of an opset give, from those of what they read."""
+    made = {value: None for node in nodes for value in node.outputs if value.name}
+    read = {value: None for node in nodes for value in node.inputs if value is not None}
+    model = ModelProto(ir_version=onnx.IR_VERSION)
+    model.opset_import.add(domain="", version=opset)
+    graph = Emitter(set()).region("body", nodes, [v for v in read if v not in made], [], [])
+    model.graph.CopyFrom(graph)
+    types = known_types(graph, infer_types(model).graph)
+    for value in made:
+        value.type = merge_types(value.type, types.get(value.name, UNKNOWN))
 
 
 def _set_operand(use: Use, actual: Value | None) -> None:

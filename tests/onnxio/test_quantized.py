@@ -196,5 +196,5 @@ def test_integer_ops_are_refused() -> None:
     x = graph.add_input("x", TensorType((2,), quant))
     node = graph.create_node("q.add", [x, x], [TensorType((2,), quant)], name="sum")
     graph.set_outputs([node.output])
-    with pytest.raises(ConfigError, match="q.add.*before it is lowered.*'sum'"):
+    with pytest.raises(ConfigError, match=r"q\.add.*before it is lowered.*'sum'"):
         to_model_proto(graph)
