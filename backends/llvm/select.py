@@ -14,6 +14,11 @@ from qcc.backends.llvm.selectors.moving import (
     select_slice,
     select_transpose,
 )
+from qcc.backends.llvm.selectors.pooling import (
+    select_average_pool,
+    select_max_pool,
+    select_reduce_mean,
+)
 
 SELECTORS: dict[str, Selector] = {
     "q.quantize": select_quantize,
@@ -23,6 +28,9 @@ SELECTORS: dict[str, Selector] = {
     "q.add": select_binary,
     "q.sub": select_binary,
     "q.mul": select_binary,
+    "q.max_pool": select_max_pool,
+    "q.average_pool": select_average_pool,
+    "q.reduce_mean": select_reduce_mean,
     "q.reshape": select_reshape,
     "q.transpose": select_transpose,
     "q.slice": select_slice,
