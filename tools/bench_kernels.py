@@ -114,7 +114,8 @@ def quantized_normal(
     """Normal weights with one scale a channel, as a quantizer makes them."""
     weight = rng.normal(size=shape)
     largest = np.abs(weight).reshape(shape[0], -1).max(1).reshape(-1, 1, 1, 1)
-    return np.rint(weight / largest * top).astype(np.int64)
+    rounded: NDArray[np.int64] = np.rint(weight / largest * top).astype(np.int64)
+    return rounded
 
 
 def make_kernel(layer: Layer, weight: NDArray[Any]) -> Any:

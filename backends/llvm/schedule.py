@@ -15,9 +15,9 @@ from typing import Literal
 from qcc.backends.llvm.isa import InstructionSet
 
 Inner = Literal["dot", "pairs", "mixed", "widened"]
-"""``dot``: one instruction adds four byte products.  ``pairs``: 8-bit multiply-add of pairs that
-cannot saturate.  ``mixed``: the same where pairs cannot, masked 16-bit pairs elsewhere, walked
-by a table.  ``widened``: activations and weights widened to 16 bits."""
+"""Inner loops.  ``dot``: one instruction adds four byte products.  ``pairs``: 8-bit multiply-add of
+pairs that cannot saturate.  ``widened``: activations and weights widened to 16 bits.  ``mixed``:
+``pairs`` where they cannot saturate and ``widened`` elsewhere, by a table."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class _InnerCost:
 _COSTS: dict[tuple[Inner, int], _InnerCost] = {
     ("widened", 32): _InnerCost(1.22, 0.25, 1.0, 0.6, 2),
     ("pairs", 32): _InnerCost(1.0, 0.15, 0.3, 0.6, 3),
-    ("mixed", 32): _InnerCost(1.3, 0.4, 0.5, 1.0, 3),
+    ("mixed", 32): _InnerCost(1.15, 0.2, 0.5, 1.0, 3),
     ("dot", 64): _InnerCost(1.0, 0.1, 0.2, 0.5, 1),
     ("dot", 32): _InnerCost(0.5, 0.15, 0.3, 0.5, 1),
     ("dot", 16): _InnerCost(0.5, 0.2, 0.3, 0.5, 2),

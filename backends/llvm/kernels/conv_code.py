@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from qcc.backends.llvm.kernels.activation import ActivationLayout
 from qcc.backends.llvm.kernels.conv_plan import ConvPlan
 from qcc.backends.llvm.kernels.epilogue import EpilogueWriter, ParameterBlock, Place
 from qcc.backends.llvm.kernels.gather import Gather
-from qcc.backends.llvm.kernels.gemm import GemmWriter, Row
+from qcc.backends.llvm.kernels.gemm import GemmWriter, Row, Sources
 from qcc.backends.llvm.kernels.window import pixel_offset
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ class ConvWriter:
         target = kernel.output
         self.m = target.batch * target.height * target.width
         self.tiles, self.height, self.taller = self.gemm.rows_of_tile(self.m)
-        self.scratch = k.stack(plan.scratch_bytes) if plan.source == "copy" else None
+        self.scratch = k.stack(plan.scratch_bytes) if plan.scratch_row else None
 
     def write(self) -> Any:
         """The whole function."""
@@ -129,12 +128,12 @@ class ConvWriter:
             row_pitch=window.dilations[0] * layout.row_bytes,
             columns=1 if plan.merged else kw,
             column_pitch=window.dilations[1] * layout.channel_stride,
-            widen=plan.inner == "widened",
+            widen=plan.inner in ("widened", "mixed"),
         )
 
         def row(number: Index) -> None:
             source = k.at(k.operand("input"), self._input_offset(number, group))
-            target = k.at(self.scratch, k.mul(k.sub(number, first), plan.row_bytes))
+            target = k.at(self.scratch, k.mul(k.sub(number, first), plan.scratch_row))
             gather.write(k, self.isa, source, target)
 
         k.loop(first, last, row, name="copy")
@@ -153,16 +152,20 @@ class ConvWriter:
         channel = k.mul(group, layout.channels // kernel.groups)
         return k.add(k.add(offset, kernel.window.origin(layout)), channel)
 
-    def _sources(self, row: Index, block: Index, height: int, group: Index) -> Sequence[Row]:
+    def _sources(self, row: Index, block: Index, height: int, group: Index) -> Sources:
         k, plan = self.k, self.plan
+        copied: list[Row] = []
+        if self.scratch is not None:
+            base = k.at(self.scratch, k.mul(k.sub(row, block), plan.scratch_row))
+            copied = [Row(base, r * plan.scratch_row) for r in range(height)]
+        if plan.source == "copy":
+            return Sources(copied, copied)
         if plan.source == "taps":
             offsets = [self._input_offset(k.add(row, r), group) for r in range(height)]
-            return [Row(k.at(k.operand("input"), offset)) for offset in offsets]
-        if plan.source == "copy":
-            base = k.at(self.scratch, k.mul(k.sub(row, block), plan.row_bytes))
-        else:
-            base = k.at(k.operand("input"), self._input_offset(row, group))
-        return [Row(base, r * plan.row_bytes) for r in range(height)]
+            rows = [Row(k.at(k.operand("input"), offset)) for offset in offsets]
+            return Sources(rows, copied)
+        base = k.at(k.operand("input"), self._input_offset(row, group))
+        return Sources([Row(base, r * plan.row_bytes) for r in range(height)], copied)
 
     # -- where results go ---------------------------------------------------------------------
 

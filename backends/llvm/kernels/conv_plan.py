@@ -27,7 +27,9 @@ class ConvPlan:
     """What a kernel and an instruction set together decide: source, inner loop, cut, layout.
 
     ``merged``: the horizontal taps of a window row are one run of ``kw * channel_stride`` bytes.
-    ``depth``: bytes of one run in memory order; ``row_bytes``: bytes of a copied row.
+    ``row_bytes``: bytes from one row of activations to the next in place; ``scratch_row``: bytes of
+    a copied row, 0 where nothing is copied.  The mixed inner loop reads activations in place where
+    pairs are safe and a widened copy elsewhere.
     """
 
     kernel: ConvKernel
@@ -38,6 +40,7 @@ class ConvPlan:
     panels: Panels
     schedule: GemmSchedule
     row_bytes: int
+    scratch_row: int
 
     @staticmethod
     def of(kernel: ConvKernel, isa: InstructionSet) -> ConvPlan:
@@ -69,26 +72,36 @@ class ConvPlan:
             )
         m = kernel.output.batch * kernel.output.height * kernel.output.width
         n = kernel.output.channels // kernel.groups
-        row_bytes = layout.channel_stride
-        if source == "copy":
-            row_bytes = total * (2 if inner == "widened" else 1)
+        scratch_row = 0
+        if source == "copy" or inner == "mixed":
+            scratch_row = total * (1 if inner in ("dot", "pairs") else 2)
             # Rows a page apart would fight for the same few cache sets.
-            row_bytes += 64 if row_bytes % 2048 == 0 else 0
+            scratch_row += 64 if scratch_row % 2048 == 0 else 0
         limit = 14 if source != "taps" or isa.architecture != "x86_64" else 6
         schedule = kernel.schedule or gemm_schedule(
-            isa, inner, m, n, total, row_bytes, limit, source == "copy"
+            isa, inner, m, n, total, scratch_row or layout.channel_stride, limit, scratch_row > 0
         )
-        schedule = _within_stack(schedule, row_bytes) if source == "copy" else schedule
+        schedule = _within_stack(schedule, scratch_row) if scratch_row else schedule
         form = kernel.epilogue.form
         panels = Panels(isa, inner, kernel.weight_parts, total // 4, n, schedule.vectors, form)
-        return ConvPlan(kernel, source, inner, merged, walk, panels, schedule, row_bytes)
+        return ConvPlan(
+            kernel,
+            source,
+            inner,
+            merged,
+            walk,
+            panels,
+            schedule,
+            row_bytes=layout.channel_stride,
+            scratch_row=scratch_row,
+        )
 
     @property
     def scratch_bytes(self) -> int:
         """Stack bytes for copied rows (a last copy may overshoot its row)."""
-        if self.source != "copy":
+        if not self.scratch_row:
             return 0
-        return self.schedule.rows * self.schedule.block_tiles * self.row_bytes + 128
+        return self.schedule.rows * self.schedule.block_tiles * self.scratch_row + 128
 
     def weight_matrix(self, weight: NDArray[Any]) -> NDArray[np.int16]:
         """``[O, 4 * quads]``: weights in the order in which a row's activations lie."""

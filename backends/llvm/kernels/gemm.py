@@ -10,9 +10,8 @@ The inner loops, all exact (see ``schedule.Inner``):
 * ``pairs``: ``vpmaddubsw`` adds two byte products to an int16 that provably cannot saturate, then
   ``vpmaddwd`` with ones adds two of those to an int32.
 * ``mixed``: a column tile's groups of four products are sorted into those whose pairs cannot
-  saturate, which go the way of ``pairs``, and the others, whose weights are widened as they are
-  loaded and whose activations are masked to 16 bits; a table of offsets says where each group's
-  activations are.
+  saturate, which go the way of ``pairs``, and the others, which go the way of ``widened``; a table
+  of offsets says where each group's activations are.
 * ``widened``: activations were widened to int16 when they were copied, weights are widened as they
   are loaded, and ``vpmaddwd`` adds two 16-bit products to an int32.
 
@@ -169,18 +168,16 @@ class Panels:
         return np.frombuffer(stored.tobytes(), np.uint8)
 
     def _pack_mixed(self, tile: NDArray[np.int16]) -> NDArray[np.uint8]:
-        """Groups with safe pairs as they are; of the others, products 0 and 2, then 1 and 3."""
+        """Groups with safe pairs as they are; then the others' pairs one after the other."""
         safe = _safe_quads(tile)
-        quads, vectors, lanes, _ = tile[~safe].shape
-        halves = tile[~safe].reshape(quads, vectors, lanes, 2, 2).transpose(0, 4, 1, 2, 3)
-        pieces = [tile[safe].astype(np.int8).tobytes(), halves.astype(np.int8).tobytes()]
-        return np.frombuffer(b"".join(pieces), np.uint8)
+        pieces = [self._pack_bytes(tile[safe]), self._pack_widened(tile[~safe])]
+        return np.concatenate(pieces)
 
     def _table(self, spread: NDArray[np.int16], offsets: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Number of safe groups, their offsets, and those of the others' pairs in widened rows."""
         safe = _safe_quads(spread.transpose(2, 0, 1, 3))
-        halves = offsets[~safe][:, None] + np.arange(2, dtype=np.int32)
-        count = np.array([safe.sum()], np.int32)
-        return np.concatenate([count, offsets[safe], halves.reshape(-1)])
+        pairs = np.flatnonzero(~safe)[:, None] * 8 + np.array([0, 4])
+        return np.concatenate([[safe.sum()], offsets[safe], pairs.reshape(-1)]).astype(np.int32)
 
 
 def _rounded_to_64(size: int) -> int:
@@ -217,6 +214,14 @@ class Row:
 
     pointer: Value
     offset: int = 0
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The rows of a tile: in the form that the inner loop reads, and widened (``mixed`` only)."""
+
+    rows: Sequence[Row]
+    widened: Sequence[Row]
 
 
 class GemmWriter:
@@ -261,7 +266,7 @@ class GemmWriter:
 
     def tile(
         self,
-        rows: Sequence[Row],
+        sources: Sources,
         weights: Value,
         column: Index,
         vectors: int,
@@ -273,7 +278,7 @@ class GemmWriter:
         ``weights`` points at the group's weights; ``first_vector`` is the number of the tile's
         first accumulator vector among all groups'.
         """
-        k = self.k
+        k, rows = self.k, sources.rows
         offset = k.mul(column, self.schedule.vectors * self.panels.vector_bytes)
         panel = k.at(weights, offset)
         bias = self.epilogue.bias(first_vector, vectors)
@@ -281,7 +286,7 @@ class GemmWriter:
         if self.panels.inner == "mixed":
             tables = k.at(weights, self.panels.tables_offset)
             table = k.at(tables, k.mul(column, self.panels.table_bytes))
-            accumulators = self._mixed(rows, panel, table, start)
+            accumulators = self._mixed(sources, panel, table, start)
         else:
             accumulators = self._walk(rows, panel, start)
         lines = [accumulators[r * vectors : (r + 1) * vectors] for r in range(len(rows))]
@@ -338,46 +343,39 @@ class GemmWriter:
         return accumulators
 
     def _mixed(
-        self, rows: Sequence[Row], panel: Value, table: Value, accumulators: list[Value]
+        self, sources: Sources, panel: Value, table: Value, accumulators: list[Value]
     ) -> list[Value]:
-        """The groups with safe pairs, then the halves of the others."""
+        """The groups with safe pairs, then the pairs of the others."""
         k = self.k
-        vectors = len(accumulators) // len(rows)
-        safe = k.index(k.load(I32, table, align=4))
-        halves = k.mul(k.sub(self.panels.quads, safe), 2)
-        # Both loops step through their own weights and offsets.
-        narrow_table = k.at(table, 4)
-        wide_table = k.at(narrow_table, k.mul(safe, 4))
-        wide_weights = k.at(panel, k.mul(safe, vectors * self.panels.quad_bytes))
-
-        def turn(
-            step: Callable[..., None], weights: Value, offsets: Value
-        ) -> Callable[..., list[Value]]:
-            def body(number: Index, *values: Value) -> list[Value]:
-                result = list(values)
-                offset = k.index(k.load(I32, offsets, k.mul(number, 4), align=4))
-                moved = [Row(k.at(row.pointer, offset), row.offset) for row in rows]
-                step(moved, k.at(weights, k.mul(number, step_bytes[step])), 0, vectors, result)
-                return result
-
-            return body
-
+        vectors = len(accumulators) // len(sources.rows)
         size = vectors * self.isa.vector_bytes
-        step_bytes = {self._pairs: size, self._masked: size // 2}
-        accumulators = k.loop(
-            0,
-            safe,
-            turn(self._pairs, panel, narrow_table),
-            carried=accumulators,
-            name="safe",
-        )
-        return k.loop(
-            0,
-            halves,
-            turn(self._masked, wide_weights, wide_table),
-            carried=accumulators,
-            name="unsafe",
-        )
+        safe = k.index(k.load(I32, table, align=4))
+        offsets = k.at(table, 4)
+
+        def pairs(number: Index, *values: Value) -> list[Value]:
+            result = list(values)
+            rows = self._moved(sources.rows, offsets, number)
+            self._pairs(rows, k.at(panel, k.mul(number, size)), 0, vectors, result)
+            return result
+
+        accumulators = k.loop(0, safe, pairs, carried=accumulators, name="safe")
+        weights = k.at(panel, k.mul(safe, size))
+        offsets = k.at(offsets, k.mul(safe, 4))
+
+        def widened(number: Index, *values: Value) -> list[Value]:
+            result = list(values)
+            rows = self._moved(sources.widened, offsets, number)
+            self._widened(rows, k.at(weights, k.mul(number, size // 2)), 0, vectors, result)
+            return result
+
+        count = k.mul(k.sub(self.panels.quads, safe), 2)
+        return k.loop(0, count, widened, carried=accumulators, name="unsafe")
+
+    def _moved(self, rows: Sequence[Row], offsets: Value, number: Index) -> list[Row]:
+        """``rows`` moved by entry ``number`` of a table of offsets."""
+        k = self.k
+        offset = k.index(k.load(I32, offsets, k.mul(number, 4), align=4))
+        return [Row(k.at(row.pointer, offset), row.offset) for row in rows]
 
     def _broadcast(self, row: Row, offset: Index, type_: Value) -> Value:
         k = self.k
@@ -437,26 +435,6 @@ class GemmWriter:
             b = [k.ir.sext(value, halves) for value in b]
         for r, row in enumerate(rows):
             a = self._broadcast(row, k.mul(pair, 4), halves)
-            for s in range(vectors):
-                i = r * vectors + s
-                product = primitives.call(k, isa, "multiply_add_pairs", a, b[s])
-                acc[i] = k.ir.add(acc[i], product)
-
-    def _masked(
-        self, rows: Sequence[Row], weights: Value, number: Index, vectors: int, acc: list[Value]
-    ) -> None:
-        """Two of four products: the first and third byte at a row's pointer, masked to 16 bits."""
-        k, isa = self.k, self.isa
-        halves = vector(I16, isa.vector_bytes // 2)
-        size = isa.vector_bytes // 2
-        base = k.mul(number, vectors * size)
-        stored = [
-            k.load(vector(I8, size), weights, k.add(base, s * size), align=16)
-            for s in range(vectors)
-        ]
-        b = [k.ir.sext(value, halves) for value in stored]
-        for r, row in enumerate(rows):
-            a = k.ir.and_(self._broadcast(row, 0, halves), constant(halves, 255))
             for s in range(vectors):
                 i = r * vectors + s
                 product = primitives.call(k, isa, "multiply_add_pairs", a, b[s])
