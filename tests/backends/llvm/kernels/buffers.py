@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from qcc.backends.llvm.isa import INSTRUCTION_SETS
 from qcc.backends.llvm.kernels import Packed
 from qcc.backends.llvm.kernels.activation import ActivationLayout
+from qcc.ir.core import Graph
+from qcc.ir.ops import definition
+from qcc.ir.types import Quant, TensorType
 from tests.backends.llvm.native import aligned
 
 ISAS = tuple(INSTRUCTION_SETS)
@@ -55,3 +58,22 @@ def layout_of(
     """``shape`` is ``[N, C, H, W]``; ``stride`` is at least the channels rounded up to 4."""
     n, c, h, w = shape
     return ActivationLayout(n, h, w, c, max(stride, -(-c // 4) * 4), *halo)
+
+
+def reference(
+    op: str,
+    inputs: list[tuple[NDArray[Any], str | Quant]],
+    output: str | Quant,
+    shape: tuple[int, ...],
+    **attributes: Any,
+) -> NDArray[Any]:
+    """What the op's own ``evaluate`` gives; ``inputs`` are ``(array, element)``."""
+    graph = Graph()
+    values = [
+        graph.add_input(f"x{i}", TensorType(array.shape, element))
+        for i, (array, element) in enumerate(inputs)
+    ]
+    node = graph.create_node(op, values, [TensorType(shape, output)], attributes=attributes)
+    found = definition(op)
+    assert found is not None
+    return np.asarray(found.evaluate(node, [array for array, _ in inputs])[0])
