@@ -12,6 +12,11 @@ from typing import Any, TypeAlias
 
 from qcc.errors import ConfigError
 from qcc.quant.json_text import check_keys, list_of, read_object, write_object
+from qcc.quant.observers.entropy import EntropyObserver
+from qcc.quant.observers.histogram import HistogramObserver
+from qcc.quant.observers.minmax import MinMaxObserver, MovingAverageMinMaxObserver
+from qcc.quant.observers.mse import MSEObserver
+from qcc.quant.observers.percentile import PercentileObserver
 from qcc.quant.qconfig import FIXED_RANGE_OPS, QConfig, fixed_qparams_qconfig, get_default_qconfig
 
 MaybeQConfig: TypeAlias = "QConfig | None"
@@ -166,6 +171,34 @@ def get_default_qconfig_mapping(backend: str = "x86") -> QConfigMapping:
     for op_type in FIXED_RANGE_OPS:
         mapping = mapping.set_object_type(op_type, fixed_qparams_qconfig(op_type, qconfig))
     return mapping
+
+
+ACTIVATION_OBSERVERS = {
+    "minmax": MinMaxObserver,
+    "moving-average": MovingAverageMinMaxObserver,
+    "histogram": HistogramObserver,
+    "percentile": PercentileObserver,
+    "entropy": EntropyObserver,
+    "mse": MSEObserver,
+}
+"""Short names of the observers that can watch any activation."""
+
+
+def mapping_with_observer(observer: str, backend: str = "x86") -> QConfigMapping:
+    """The default mapping of ``backend`` with another activation observer.
+
+    ``observer`` is a key of :data:`ACTIVATION_OBSERVERS` or the observer's class name.  Raises
+    ConfigError with the known names.
+    """
+    by_class = {kind.__name__: kind for kind in ACTIVATION_OBSERVERS.values()}
+    kind = ACTIVATION_OBSERVERS.get(observer) or by_class.get(observer)
+    if kind is None:
+        known = ", ".join(ACTIVATION_OBSERVERS)
+        raise ConfigError(f"there is no activation observer '{observer}': use one of {known}")
+    default = get_default_qconfig(backend)
+    spec = default.activation
+    activation = kind.with_args(dtype=spec.dtype, qscheme=spec.qscheme)
+    return get_default_qconfig_mapping(backend).set_global(QConfig(activation, default.weight))
 
 
 def _put(rules: tuple[Any, ...], key: tuple[Any, ...], qconfig: MaybeQConfig) -> tuple[Any, ...]:
