@@ -23,3 +23,8 @@ def zoo() -> Path:
             pytest.fail(f"{reason} and QCC_REQUIRE_SHARED=1")
         pytest.skip(reason)
     return ZOO
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--update`` rewrites what golden files expect."""
+    parser.addoption("--update", action="store_true", help="rewrite the golden expectations")
