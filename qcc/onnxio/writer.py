@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx.helper
 from onnx import GraphProto, ModelProto
 
@@ -59,6 +60,17 @@ def to_model_proto(graph: Graph, *, opset: int | None = None) -> ModelProto:
     )
 
 
+def attribute_bytes(graph: Graph) -> int:
+    """Bytes of all tensors in attributes, which can only be written inside the model."""
+    return sum(
+        array.nbytes
+        for node in graph.walk()
+        for attribute in node.attributes.values()
+        for array in (attribute if isinstance(attribute, list) else [attribute])
+        if isinstance(array, np.ndarray)
+    )
+
+
 def tensor_bytes(graph: Graph) -> int:
     """Bytes of all constants of the graph and of the bodies inside it."""
     total = sum(
@@ -72,7 +84,15 @@ def tensor_bytes(graph: Graph) -> int:
 def _external(
     graph: Graph, path: str | os.PathLike[str] | None, wanted: bool | None
 ) -> ExternalTensors | None:
-    too_big = tensor_bytes(graph) > INLINE_LIMIT
+    if path is None and wanted:
+        raise ConfigError("External data need a path to lie beside; give one.")
+    inside = attribute_bytes(graph)
+    if inside > INLINE_LIMIT:
+        raise ConfigError(
+            "The model holds over 2 GB of tensors in Constant nodes, which one ONNX proto cannot "
+            "hold; fold the constants first."
+        )
+    too_big = tensor_bytes(graph) + inside > INLINE_LIMIT
     if too_big and (path is None or wanted is False):
         raise ConfigError(
             "The model holds over 2 GB of tensors, which one ONNX proto cannot hold; write it to a "
@@ -122,9 +142,23 @@ def _describe(model: ModelProto, info: ModelInfo, opset: int) -> None:
         doc_string=info.doc,
     )
     fill_metadata(model.metadata_props, info.metadata)
-    for domain, version in ({"": opset} | {d: v for d, v in info.opsets.items() if d}).items():
+    used = dict.fromkeys(sorted(_domains(model.graph)), 1)
+    for domain, version in (info.opsets | {"": opset}).items():
+        model.opset_import.add(domain=domain, version=version)
+        used.pop(domain, None)
+    for domain, version in used.items():
         model.opset_import.add(domain=domain, version=version)
     model.ir_version = max(_ir_versions(model))
+
+
+def _domains(graph: GraphProto) -> set[str]:
+    """The domains of all nodes, those in bodies included."""
+    found = {node.domain for node in graph.node}
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                found |= _domains(body)
+    return found
 
 
 def _ir_versions(model: ModelProto) -> Iterator[int]:

@@ -210,6 +210,11 @@ def test_unwritable_paths_are_refused(tmp_path: Path) -> None:
         write_onnx(graph, tmp_path / "file" / "m.onnx")
 
 
+def test_external_data_need_a_path() -> None:
+    with pytest.raises(ConfigError, match="need a path"):
+        write_onnx(read_onnx(linear()), external_data=True)
+
+
 def test_permissions_of_a_replaced_file_stay(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(b"")

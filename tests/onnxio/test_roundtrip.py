@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
@@ -111,6 +111,18 @@ def test_functions_custom_domains_and_overloads_survive() -> None:
     }
     assert [node.op_type for node in after.functions[0].node] == ["Mul", "Add"]
     assert_same(run_in_runtime(after, {"x": X}), run_in_runtime(before, {"x": X}))
+
+
+def test_a_domain_that_a_pass_brought_in_is_imported() -> None:
+    graph = read_onnx(model([make("Relu", ["x"], ["y"])], {"x": X}, ["y"], 21))
+    gelu = graph.create_node("com.microsoft.Gelu", [graph.outputs[0]], [graph.outputs[0].type])
+    graph.set_outputs([gelu.output])
+    after = to_model_proto(graph)
+    assert {item.domain: item.version for item in after.opset_import} == {
+        "": 21,
+        "com.microsoft": 1,
+    }
+    run_in_runtime(after, {"x": X})
 
 
 def test_unknown_attributes_survive() -> None:
@@ -319,6 +331,7 @@ def test_every_element_type_survives(kind: str, external: bool, tmp_path: Path) 
 
 
 @given(st.integers(0, 33), st.sampled_from(sorted(PACKED)), st.randoms())
+@settings(deadline=None)
 def test_packed_tensors_round_trip(count: int, element: str, random: Any) -> None:
     dtype = np.dtype(getattr(ml_dtypes, element))
     data = np.asarray([random.randint(0, 1) for _ in range(count)], np.int8).astype(dtype)
@@ -338,6 +351,7 @@ def test_packed_tensors_round_trip(count: int, element: str, random: Any) -> Non
         st.lists(st.text(), min_size=1),
     )
 )
+@settings(deadline=None)
 def test_attributes_round_trip(value: Any) -> None:
     back = read_attribute(write_attribute("a", value, "Alien", "alien"), None)
     assert back == value
