@@ -48,11 +48,11 @@ class _InnerCost:
 
 _COSTS: dict[tuple[Inner, int], _InnerCost] = {
     ("widened", 32): _InnerCost(1.22, 0.25, 1.0, 0.6, 2),
-    ("pairs", 32): _InnerCost(1.0, 0.15, 0.3, 0.6, 3),
+    ("pairs", 32): _InnerCost(1.0, 0.15, 0.15, 0.4, 3),
     ("mixed", 32): _InnerCost(1.15, 0.2, 0.5, 1.0, 3),
     ("dot", 64): _InnerCost(1.0, 0.1, 0.2, 0.5, 1),
     ("dot", 32): _InnerCost(0.5, 0.15, 0.3, 0.5, 1),
-    ("dot", 16): _InnerCost(0.5, 0.2, 0.3, 0.5, 2),
+    ("dot", 16): _InnerCost(0.5, 0.2, 0.3, 0.5, 4),
 }
 
 _TILES: tuple[tuple[int, int], ...] = tuple(
@@ -86,7 +86,9 @@ def _tile_cycles(isa: InstructionSet, inner: Inner, rows: int, vectors: int, tur
     cost = _COSTS[inner, isa.vector_bytes]
     turn = cost.accumulator * rows * vectors + cost.row * rows + cost.vector * vectors + cost.turn
     updates = 2 if inner == "widened" else 1
-    epilogue = 3.5 * rows * vectors + 2.5 * rows + 12
+    # Results are narrowed four vectors at a time; smaller pieces need permutations and stores.
+    pieces = vectors // 4 + 3 * (vectors % 4 // 2) + 3 * (vectors % 2)
+    epilogue = 3.0 * rows * vectors + 1.2 * rows * pieces + 12
     return turns * max(turn, _LATENCY * updates * 0.8) + epilogue
 
 

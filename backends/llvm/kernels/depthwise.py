@@ -178,11 +178,16 @@ class ChannelCut:
         """
         if self.kernel.tile is not None:
             return self.kernel.tile
-        wide = 4 if self.isa.vector_registers >= 32 else 1
+        kernel, strides = self.kernel.window.kernel, self.kernel.window.strides
         if self.kernel.window.dilations[0] > 1:
-            return 1, wide
-        # Measured on Zen 3: taller tiles pay where windows do not overlap much.
-        return 2 * min(2, self.kernel.window.strides[0]), max(1, wide // 2)
+            return 1, 1
+        if self.isa.dot == "vpmaddwd":
+            # Measured on Zen 3: taller tiles pay where windows do not overlap much.
+            return 2 * min(2, strides[0]), 1
+        room = 4 if self.isa.vector_registers >= 32 else 2
+        rows = 2 if strides[0] == 1 else 1
+        few = kernel[1] > 3 or strides[1] > 1
+        return rows, max(1, (room // 2 if few else room) // rows)
 
     @property
     def phases(self) -> list[int]:

@@ -326,12 +326,14 @@ class GemmWriter:
         k, inner = self.k, self.panels.inner
         vectors = len(accumulators) // len(rows)
         turns = self.walk.quads * (2 if inner == "widened" else 1)
-        unroll = 2 if inner == "dot" and len(accumulators) <= 16 else 1
-        unroll = min(unroll, turns)
+        unroll = min(turns, self._unroll(len(accumulators), vectors))
         step = {"dot": self._dot, "pairs": self._pairs, "widened": self._widened}[inner]
 
         def body(turn: Index, *values: Value) -> list[Value]:
             result = list(values)
+            if self.isa.dot == "sdot" and unroll == 4:
+                self._dot_lanes(rows, weights, turn, vectors, result)
+                return result
             for i in range(unroll):
                 step(rows, weights, k.add(turn, i), vectors, result)
             return result
@@ -341,6 +343,14 @@ class GemmWriter:
         for turn in range(whole, turns):
             step(rows, weights, turn, vectors, accumulators)
         return accumulators
+
+    def _unroll(self, accumulators: int, vectors: int) -> int:
+        """Groups of products a turn: more than one only where registers suffice."""
+        if self.panels.inner != "dot":
+            return 1
+        if self.isa.dot == "sdot":
+            return 4
+        return 2 if accumulators + 2 * vectors < self.isa.vector_registers else 1
 
     def _mixed(
         self, sources: Sources, panel: Value, table: Value, accumulators: list[Value]
@@ -404,6 +414,28 @@ class GemmWriter:
                 for s in range(vectors):
                     i = r * vectors + s
                     acc[i] = primitives.call(k, isa, name, acc[i], a, part[s])
+
+    def _dot_lanes(
+        self, rows: Sequence[Row], weights: Value, quad: Index, vectors: int, acc: list[Value]
+    ) -> None:
+        """Four groups of products: one load of a row, whose lanes the instruction picks."""
+        k, isa = self.k, self.isa
+        size, octets = isa.vector_bytes, vector(I8, isa.vector_bytes)
+        words = vector(I32, isa.lanes)
+        loaded = []
+        for row in rows:
+            a = k.load(octets, row.pointer, k.add(k.mul(quad, 4), row.offset))
+            loaded.append(k.ir.bitcast(k.ir.xor(a, constant(octets, -128)), words))
+        for lane in range(4):
+            base = k.mul(k.add(quad, lane), vectors * self.panels.quad_bytes)
+            for part in range(self.panels.parts):
+                for s in range(vectors):
+                    offset = k.add(base, (part * vectors + s) * size)
+                    b = k.load(octets, weights, offset, align=size)
+                    for r, a in enumerate(loaded):
+                        i = r * vectors + s
+                        picked = k.ir.bitcast(k.shuffle(a, None, [lane] * isa.lanes), octets)
+                        acc[i] = primitives.call(k, isa, "dot_signed_signed", acc[i], b, picked)
 
     def _pairs(
         self, rows: Sequence[Row], weights: Value, quad: Index, vectors: int, acc: list[Value]
