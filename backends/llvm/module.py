@@ -39,6 +39,15 @@ class Call:
         return [p.buffer for name, p in self.pointers.items() if name.startswith(_WRITTEN)]
 
     @property
+    def read(self) -> list[Buffer]:
+        """Buffers that the kernel reads, constants not counted."""
+        return [
+            p.buffer
+            for name, p in self.pointers.items()
+            if not name.startswith(_WRITTEN) and p.buffer.place != "weights"
+        ]
+
+    @property
     def touched(self) -> list[Buffer]:
         """All buffers but the constants."""
         return [p.buffer for p in self.pointers.values() if p.buffer.place != "weights"]
@@ -123,10 +132,20 @@ def _address(k: LoopBuilder, pointer: Pointer) -> Value:
 
 
 def _depends(call: Call, earlier: Call) -> bool:
-    """Whether the two may not run at the same time: one writes what the other touches."""
-    return any(overlap(a, b) for a in call.written for b in earlier.touched) or any(
-        overlap(a, b) for a in call.touched for b in earlier.written
+    """Whether the two may not run at the same time.
+
+    Kernels of one node that write the same buffer write different parts of it.
+    """
+    if _any_overlap(call.written, earlier.read) or _any_overlap(call.read, earlier.written):
+        return True
+    same_node = bool(call.node) and call.node == earlier.node
+    return any(
+        overlap(a, b) and not (same_node and a is b) for a in call.written for b in earlier.written
     )
+
+
+def _any_overlap(first: Sequence[Buffer], second: Sequence[Buffer]) -> bool:
+    return any(overlap(a, b) for a in first for b in second)
 
 
 def overlap(a: Buffer, b: Buffer) -> bool:

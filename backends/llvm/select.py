@@ -5,6 +5,11 @@ from __future__ import annotations
 from qcc.backends.llvm.planner import Selector
 from qcc.backends.llvm.selectors.binary import select_binary
 from qcc.backends.llvm.selectors.boundary import select_dequantize, select_quantize
+from qcc.backends.llvm.selectors.elementwise import (
+    select_concat,
+    select_lut,
+    select_requantize,
+)
 from qcc.backends.llvm.selectors.linear import select_conv, select_matmul
 from qcc.backends.llvm.selectors.moving import (
     select_expand,
@@ -31,6 +36,9 @@ SELECTORS: dict[str, Selector] = {
     "q.max_pool": select_max_pool,
     "q.average_pool": select_average_pool,
     "q.reduce_mean": select_reduce_mean,
+    "q.lut": select_lut,
+    "q.requantize": select_requantize,
+    "q.concat": select_concat,
     "q.reshape": select_reshape,
     "q.transpose": select_transpose,
     "q.slice": select_slice,

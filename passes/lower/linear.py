@@ -27,6 +27,9 @@ from qcc.passes.lower.group import (
 BIAS_LIMIT = 2**30
 """Largest magnitude of a stored bias (contract 3)."""
 
+MAX_PRODUCT_DEPTH = 2048
+"""Longest inner dimension of a product of two activations; kernels keep packed panels in cache."""
+
 
 @dataclass(frozen=True)
 class _Tail:
@@ -51,6 +54,8 @@ def lower_conv(group: Group, rewriter: Rewriter) -> str | None:
     if isinstance(pads, str):
         return pads
     rank = weight.constant.ndim - 2
+    if rank not in (1, 2):
+        return f"a convolution over {rank} spatial axes has no integer form"
     attributes: dict[str, Any] = {
         "strides": list(attribute(conv, "strides") or [1] * rank),
         "pads": pads,
@@ -147,6 +152,10 @@ def _lower(
     tail = _tail(group, node, channels, channel_first=op == "q.conv")
     if isinstance(tail, str):
         return tail
+    if weight.constant is None:
+        refusal = _product_refusal(node, x, weight, tail)
+        if refusal is not None:
+            return refusal
     bias_value = _bias(rewriter, node, x, w, tail, channels)
     if isinstance(bias_value, str):
         return bias_value
@@ -248,6 +257,22 @@ def _tail(group: Group, node: Node, channels: int, *, channel_first: bool) -> _T
     for _, flat in constants[1:]:
         total = np.asarray(total + flat, np.float32)
     return _Tail(total, tuple(source for source, _ in constants), residual, tuple(clamps))
+
+
+def _product_refusal(node: Node, a: Value, b: Value, tail: _Tail) -> str | None:
+    """Why a product of two activations has no integer form, or None."""
+    if tail.bias is not None or tail.residual is not None:
+        return f"'{node.label}' adds something to a product of two activations"
+    if not eight_bit(b.tensor.quant):
+        return f"the second operand of '{node.label}' is not quantized in 8 bits per tensor"
+    if not (a.tensor.is_static and b.tensor.is_static):
+        return f"the operands of '{node.label}' have no static shapes"
+    if min(len(a.tensor.static_shape), len(b.tensor.static_shape)) < 2:
+        return f"'{node.label}' multiplies a vector"
+    depth = a.tensor.static_shape[-1]
+    if depth > MAX_PRODUCT_DEPTH:
+        return f"'{node.label}' sums {depth} products of activations, more than {MAX_PRODUCT_DEPTH}"
+    return None
 
 
 def _residual_refusal(node: Node, add: Node, residual: Value | None) -> str | None:

@@ -24,6 +24,8 @@ def _quantized_input(group: Group) -> Value | str:
 
 
 def _pool_attributes(node: Node, rank: int) -> dict[str, Any] | str:
+    if rank not in (1, 2):
+        return f"a pool over {rank} spatial axes has no integer form"
     pads = explicit_pads(node, rank)
     if isinstance(pads, str):
         return pads
@@ -79,8 +81,8 @@ def lower_max_pool(group: Group, rewriter: Rewriter) -> str | None:
         return f"the indices of '{node.label}' are used"
     shape = x.tensor.static_shape if x.tensor.is_static else None
     if node.op == "GlobalMaxPool":
-        if shape is None:
-            return "GlobalMaxPool needs a static shape"
+        if shape is None or len(shape) not in (3, 4):
+            return "GlobalMaxPool needs a static shape with one or two spatial axes"
         attributes: dict[str, Any] | str = {"kernel_shape": list(shape[2:])}
     else:
         attributes = _pool_attributes(node, len(x.tensor.shape or ()) - 2)
@@ -177,8 +179,8 @@ def _resize_attributes(node: Node, x: Value) -> dict[str, Any] | str:
     if not (x.tensor.is_static and node.output.tensor.is_static):
         return "Resize needs static shapes"
     source, target = x.tensor.static_shape, node.output.tensor.static_shape
-    if source[:2] != target[:2] or len(source) < 3:
-        return "Resize of the batch or channel axis has no integer form"
+    if source[:2] != target[:2] or len(source) != 4:
+        return "Resize of other than two spatial axes has no integer form"
     scales = constant_array(node.input(2))
     if scales is not None and scales.size == len(source):
         factors = [float(s) for s in np.asarray(scales, np.float32)[2:]]

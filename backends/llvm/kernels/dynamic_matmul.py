@@ -54,7 +54,7 @@ MANY_ITEMS = 8
 
 @dataclass(frozen=True)
 class DynamicMatmulKernel:
-    """``output[..., m, n] = requantize(sum over k of (a - z_a)[..., m, k] * (b - z_b)[..., k, n])``.
+    """``output[m, n] = requantize(sum over k of (a - z_a)[m, k] * (b - z_b)[k, n])``, batched.
 
     ``batch`` are the leading sizes; the views have a stride for each of them (0 broadcasts), for
     the rows and for the columns, in bytes; columns lie side by side.  Operands: ``a, b, parameters,

@@ -1,4 +1,4 @@
-"""q.lut, q.requantize, q.add, q.sub, q.mul, q.softmax."""
+"""Tables: q.lut, q.requantize, and q.concat with its requantized operands."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcc import numerics
-from qcc.backends.llvm.buffers import shift_of
-from qcc.ir.core import Node
+from qcc.backends.llvm.buffers import Stored, shift_of
+from qcc.backends.llvm.kernels.lut import LutKernel, clamp_bounds
+from qcc.backends.llvm.kernels.nest import View
+from qcc.backends.llvm.planner import Planner
+from qcc.backends.llvm.selectors.layouts import layout_of
+from qcc.backends.llvm.selectors.moving import copy_view
+from qcc.backends.llvm.selectors.views import view_of
+from qcc.ir.core import Node, Value
 from qcc.ir.integer.operands import quant_of
+from qcc.ir.ops import attribute
 
 
 def native_table(node: Node) -> NDArray[np.uint8]:
@@ -19,14 +26,59 @@ def native_table(node: Node) -> NDArray[np.uint8]:
     return np.asarray(values ^ shift_of(node.output.tensor), np.uint8)
 
 
-def requantize_table(node: Node) -> NDArray[np.uint8]:
-    """The 256 results of a q.requantize, in native units."""
-    source, target = quant_of(node.operand(0)), quant_of(node.output)
-    shift = shift_of(node.operand(0).tensor)
-    stored = (np.arange(256) - shift).astype(np.int64)
-    real = numerics.dequantize(stored, source.scales[0], source.zero_point[0])
-    low, high = target.range
-    y = numerics.quantize(
-        real, target.scales[0], target.zero_point[0], target.storage, low=low, high=high
-    )
-    return (y.astype(np.int16) + shift_of(node.output.tensor)).astype(np.uint8)
+def requantize_table(source: Value, target: Value) -> NDArray[np.uint8]:
+    """What each byte of ``source`` becomes at the scale of ``target``, in native units."""
+    x, y = quant_of(source), quant_of(target)
+    stored = np.arange(256) - shift_of(source.tensor)
+    real = numerics.dequantize(stored, x.scales[0], x.zero_point[0])
+    low, high = y.range
+    found = numerics.quantize(
+        real, y.scales[0], y.zero_point[0], y.storage, low=low, high=high
+    ).astype(np.int16)
+    return (found + shift_of(target.tensor)).astype(np.uint8)
+
+
+def emit_table(planner: Planner, source: Stored, target: Stored, table: NDArray[np.uint8]) -> None:
+    """``target = table[source]``; both may be the same memory."""
+    kernel = LutKernel.between(layout_of(source), layout_of(target), table)
+    packed = kernel.pack(planner.isa, table=table)
+    planner.emit(kernel, {"source": source.pointer, "target": target.pointer}, packed)
+
+
+def select_lut(planner: Planner, node: Node) -> None:
+    """A table lookup of every byte."""
+    source, target = planner.source(node.operand(0)), planner.result(node.output)
+    emit_table(planner, source, target, native_table(node))
+
+
+def select_requantize(planner: Planner, node: Node) -> None:
+    """Another scale: a table, too."""
+    source, target = planner.source(node.operand(0)), planner.result(node.output)
+    emit_table(planner, source, target, requantize_table(node.operand(0), node.output))
+
+
+def select_concat(planner: Planner, node: Node) -> None:
+    """Every operand is copied, or requantized by a table, into its slice of the result."""
+    target = planner.result(node.output)
+    axis = int(attribute(node, "axis")) % len(target.shape)
+    view = view_of(target)
+    start = [0] * len(target.shape)
+    for value in node.inputs:
+        if value is None:
+            continue
+        source = planner.source(value)
+        place = view.shifted(start)
+        if value.tensor.element == node.output.tensor.element:
+            copy_view(planner, source.shape, (source, view_of(source)), (target, place))
+        else:
+            _table_into(planner, source, (target, place), requantize_table(value, node.output))
+        start[axis] += source.shape[axis]
+
+
+def _table_into(
+    planner: Planner, source: Stored, target: tuple[Stored, View], table: NDArray[np.uint8]
+) -> None:
+    clamps = clamp_bounds(table) is not None
+    kernel = LutKernel(source.shape, view_of(source), target[1], clamps)
+    packed = kernel.pack(planner.isa, table=table)
+    planner.emit(kernel, {"source": source.pointer, "target": target[0].pointer}, packed)

@@ -21,6 +21,7 @@ from qcc.backends.llvm.planner import Planner
 from qcc.backends.llvm.selectors.elementwise import native_table
 from qcc.backends.llvm.selectors.layouts import layout_of
 from qcc.backends.llvm.selectors.moving import copy_into
+from qcc.backends.llvm.selectors.products import select_product
 from qcc.backends.llvm.selectors.windows import conv_kernel_shape, window_of
 from qcc.ir.core import Array, Node, Value
 from qcc.ir.integer.operands import quant_of
@@ -61,6 +62,9 @@ def select_conv(planner: Planner, node: Node) -> None:
 
 def select_matmul(planner: Planner, node: Node) -> None:
     """q.matmul by a constant: a pointwise convolution over the rows."""
+    if node.operand(1).constant is None:
+        select_product(planner, node)
+        return
     weight = _weight(node.operand(1)).T[:, :, None, None]
     _select(planner, Linear(node, np.ascontiguousarray(weight), Window()))
 

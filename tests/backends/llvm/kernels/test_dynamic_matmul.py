@@ -84,6 +84,7 @@ def test_a_broadcast_operand_stands_still() -> None:
 
 
 def test_too_deep_products_are_refused() -> None:
+    deep = MAX_DEPTH + 1
+    a, b, y = (View(0, (stride, 1)) for stride in (deep, 4, 4))
     with pytest.raises(ConfigError, match="keep it in float"):
-        deep = MAX_DEPTH + 1
-        DynamicMatmulKernel((), 1, deep, 4, View(0, (deep, 1)), View(0, (4, 1)), View(0, (4, 1)))
+        DynamicMatmulKernel((), 1, deep, 4, a, b, y)
