@@ -139,9 +139,10 @@ def gemm_schedule(
     block = max(1, min(row_tiles, _BLOCK_BYTES // (rows * row_bytes)))
     if column_tiles <= 2:
         block = min(block, max(1, 16384 // (rows * row_bytes)))
-    block = min(block, max(1, -(-row_tiles // _WORK_ITEMS) if column_tiles <= 4 else block))
-    blocks = -(-row_tiles // block)
-    chunks = min(column_tiles, max(1, _WORK_ITEMS // blocks))
     smallest = max(1, (128 if copied else 32) // (width * isa.lanes))
+    most_chunks = -(-column_tiles // smallest)
+    block = min(block, -(-row_tiles // -(-_WORK_ITEMS // most_chunks)))
+    blocks = -(-row_tiles // block)
+    chunks = min(most_chunks, -(-_WORK_ITEMS // blocks))
     chunk = max(smallest, -(-column_tiles // chunks))
     return GemmSchedule(rows, width, block, min(chunk, column_tiles))
