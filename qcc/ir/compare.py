@@ -94,6 +94,7 @@ class _Comparison:
             return next((item for item in found if item is not None), None)
         if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
             return _data_differ(a, b, where)
+        a, b = (item.item() if isinstance(item, np.generic) else item for item in (a, b))
         same = type(a) is type(b) and (a == b or (a != a and b != b))
         return None if same else f"{where} is {a!r} in one and {b!r} in the other"
 

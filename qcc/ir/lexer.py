@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import bisect
 import json
 import re
@@ -208,5 +207,5 @@ class Cursor:
         token = self.next
         try:
             return base64.b64decode(self.string(), validate=True)
-        except binascii.Error:
+        except ValueError:
             raise self.error("The text in quotes is not base64.", token) from None

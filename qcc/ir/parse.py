@@ -210,12 +210,12 @@ class _Parser(TypeParser):
     def constant_data(self, value: Value) -> Array:
         """The data of a constant, with a type of their own or in that of the constant."""
         if not self.at("dense") and not self.at("hex") and self.next.kind != "digest":
-            return self.tensor(f"constant '%{value.name}'")
+            return self.tensor(f"constant '{value.name}'")
         token = self.next
         type = value.type
         if not isinstance(type, TensorType) or not type.is_static:
-            raise self.error(f"The type of constant '%{value.name}' needs a static shape.", token)
-        return self.data(type.storage, type.static_shape, f"constant '%{value.name}'")
+            raise self.error(f"The type of constant '{value.name}' needs a static shape.", token)
+        return self.data(type.storage, type.static_shape, f"constant '{value.name}'")
 
     # -- nodes -------------------------------------------------------------------------------------
 
@@ -229,7 +229,7 @@ class _Parser(TypeParser):
             node.attributes = dict(
                 self.sequence("{", lambda: self.named_attribute(graph, scope), "}")
             )
-        if self.next.kind == "string":
+        if self.next.kind == "string" and self.source.tokens[self.position + 1].text != "::":
             node.name = self.string()
             graph.reserve_name(node.name)
         if self.take("overload"):

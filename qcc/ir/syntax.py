@@ -112,6 +112,7 @@ def float32_text(number: float) -> str:
         text = str(single)
         if np.float32(float(text)) != single:  # rounded twice on the way back
             text = repr(float(single))
+        text = min(text, repr(float(single)), key=len)  # 1000001.0, not 1.000001e+06
     return text if any(mark in text for mark in ".en") else f"{text}.0"
 
 
