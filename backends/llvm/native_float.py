@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from qcc.ir.core import Node
 from qcc.ref.float_ops import is_native_float
 
+_ONE_OR_TWO = ("Add", "Sub", "Mul", "Div", "Max", "Min")
+
 
 def has_native_kernel(node: Node) -> bool:
-    """Whether the float kernels cover ``node``."""
-    return is_native_float(node)
+    """Whether the float kernels cover ``node``: float32, static shapes, constant Clip limits."""
+    if not is_native_float(node) or 0 in node.output.tensor.static_shape:
+        return False
+    if node.op in _ONE_OR_TWO:
+        return len(node.inputs) == 2
+    if node.op == "Clip":
+        limits = [value for value in node.inputs[1:] if value is not None]
+        return all(v.constant is not None and not np.isnan(v.constant).any() for v in limits)
+    return True

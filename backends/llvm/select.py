@@ -10,6 +10,8 @@ from qcc.backends.llvm.selectors.elementwise import (
     select_lut,
     select_requantize,
 )
+from qcc.backends.llvm.selectors.floats import select_float_binary, select_float_unary
+from qcc.backends.llvm.selectors.images import select_resize, select_softmax
 from qcc.backends.llvm.selectors.linear import select_conv, select_matmul
 from qcc.backends.llvm.selectors.moving import (
     select_expand,
@@ -45,5 +47,16 @@ SELECTORS: dict[str, Selector] = {
     "q.expand": select_expand,
     "q.pad": select_pad,
     "q.gather": select_gather,
+    "q.resize": select_resize,
+    "q.softmax": select_softmax,
+    "Add": select_float_binary,
+    "Sub": select_float_binary,
+    "Mul": select_float_binary,
+    "Div": select_float_binary,
+    "Max": select_float_binary,
+    "Min": select_float_binary,
+    "Relu": select_float_unary,
+    "Neg": select_float_unary,
+    "Clip": select_float_unary,
 }
 """Op of the LOWERED graph to the function that plans its kernels."""
