@@ -7,7 +7,7 @@ a caller's own arrays.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -45,6 +45,9 @@ Order = Literal["nchw", "nhwc"]
 
 TILE = 16
 """Channels (and pixels, on the way out) that are transposed together: bytes of a 128-bit lane."""
+
+IN_REGISTERS = 4
+"""Up to so many channels of a vector of pixels are quantized without a loop over channels."""
 
 
 def float_view(layout: ActivationLayout, order: Order) -> View:
@@ -111,7 +114,8 @@ class QuantizeKernel:
             nest.write(k, isa.vector_bytes, _QuantizeRun(k, isa, quantizer))
             return k.finish()
         planes = Nest(sizes[:3], (_pixels(source), _pixels(target))).merged()
-        body = _QuantizePixels(k, isa, quantizer, self.output, planes.run_strides[1])
+        stack = k.stack(TILE * isa.vector_bytes)
+        body = _QuantizePixels(k, isa, quantizer, self.output, planes.run_strides[1], stack)
         planes.write(k, isa.vector_bytes, body)
         return k.finish()
 
@@ -146,6 +150,7 @@ class _QuantizePixels:
     quantizer: Quantizer
     layout: ActivationLayout
     pixel_stride: int
+    stack: Value
 
     def __call__(self, offsets: Sequence[Index], first: Index, count: int) -> None:
         k, channels = self.k, self.layout.channels
@@ -154,16 +159,28 @@ class _QuantizePixels:
         plane = 4 * self.layout.height * self.layout.width
         whole = channels // TILE * TILE
 
+        def row(channel: Index) -> Value:
+            return self.quantizer.octets(
+                load_floats(k, self.isa, source, k.mul(channel, plane), count)
+            )
+
         def block(channel: Index, wanted: int) -> None:
-            rows = []
-            for c in range(wanted):
-                start = k.mul(k.add(channel, c), plane)
-                rows.append(self.quantizer.octets(load_floats(k, self.isa, source, start, count)))
+            if wanted <= IN_REGISTERS:
+                rows = [row(k.add(channel, c)) for c in range(wanted)]
+            else:
+                rows = self._through_stack(lambda c: row(k.add(channel, c)), wanted)
             self._store(rows, k.at(target, channel), count)
 
         k.loop(0, whole, lambda c: block(c, TILE), step=TILE, name="channels")
         if channels > whole:
             block(whole, channels - whole)
+
+    def _through_stack(self, row: Callable[[Index], Value], count: int) -> list[Value]:
+        """Rows made by a loop (so that its body is written once) and kept on the stack."""
+        k, width = self.k, self.isa.vector_bytes
+        k.loop(0, count, lambda c: k.store(row(c), self.stack, k.mul(c, width), width), name="row")
+        type_ = vector(I8, width)
+        return [k.load(type_, self.stack, c * width, width) for c in range(count)]
 
     def _store(self, rows: list[Value], target: Value, count: int) -> None:
         """Store bytes ``rows[channel][pixel]``; channels up to a multiple of 4 are written."""
