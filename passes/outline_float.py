@@ -13,6 +13,7 @@ import networkx
 
 from qcc.ir.core import Graph, Node, Value
 from qcc.ir.rewrite import Rewriter
+from qcc.ir.types import TensorType, ValueType
 from qcc.passes.lower.cleanup import drop_dead, fold_float_constants
 from qcc.ref.evaluate import captured_values
 from qcc.ref.float_ops import is_native_float
@@ -123,8 +124,10 @@ def _body(
     """The members copied into a graph of their own; constants are shared data."""
     body = Graph("region", parent=graph)
     mapping: dict[Value, Value] = {}
+    branches = any(node.subgraphs for node in members)
     for value in inputs:
-        mapping[value] = body.add_input(graph.fresh_name(value.name), value.type)
+        type_ = _open_type(value.type) if branches else value.type
+        mapping[value] = body.add_input(graph.fresh_name(value.name), type_)
     for node in members:
         for value in captured_values(node):
             if value.constant is not None and value not in mapping:
@@ -133,6 +136,13 @@ def _body(
         body.insert_copy(node, mapping)
     body.set_outputs([mapping[value] for value in outputs])
     return body
+
+
+def _open_type(type_: ValueType) -> ValueType:
+    """The type without its sizes: a branch that is not taken may contradict the given ones."""
+    if not isinstance(type_, TensorType) or type_.shape is None:
+        return type_
+    return type_.with_shape((None,) * len(type_.shape))
 
 
 def _reason(members: Sequence[Node], reasons: Mapping[str, Sequence[str]]) -> str:

@@ -41,9 +41,7 @@ def compile_numbered(
 
     ``shapes`` gives input shapes where the graph has symbolic dimensions.
     """
-    from qcc.passes.specialize import specialize_graph
-
-    lowered = graph.clone() if shapes is None else specialize_graph(graph, shapes)
+    lowered = _with_shapes(graph, shapes)
     before = [(n.label, n.op) for n in lowered.nodes if n.domain != "q"]
     report = lower(lowered, patterns)
     outline_float(lowered, report.refusals, has_native_kernel)
@@ -51,6 +49,18 @@ def compile_numbered(
     convert_layout(laid_out)
     model = compile_graph(laid_out, isa)
     return NativeProgram(model, lowered, tuple(_rows(before, lowered, report, model)))
+
+
+def _with_shapes(graph: Graph, shapes: Mapping[str, tuple[int, ...]] | None) -> Graph:
+    """A copy with static shapes; a graph without integers runs in one region, of any shape.
+
+    (Static shapes could only harm there: a branch that is not taken may contradict them.)
+    """
+    if shapes is None or not any(node.domain == "q" for node in graph.nodes):
+        return graph.clone()
+    from qcc.passes.specialize import specialize_graph
+
+    return specialize_graph(graph, shapes)
 
 
 def _rows(
