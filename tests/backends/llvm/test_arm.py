@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from qcc.backends.llvm.isa import INSTRUCTION_SETS, InstructionSet
-from qcc.backends.llvm.kernels import READ_SLACK, Kernel
+from qcc.backends.llvm.kernels import Kernel
+from tests.backends.llvm.arm import require_emulator, run_in_emulator
 from tests.backends.llvm.conv_case import ConvCase, check_conv
 from tests.backends.llvm.native import Bytes, build
 
-COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 ARM = INSTRUCTION_SETS["arm-dotprod"]
 
 CASES = {
@@ -39,62 +35,17 @@ CASES = {
     ),
 }
 
-_DRIVER = """
-#include <stdio.h>
-#include <stdlib.h>
-void kernel({parameters});
-int main(int argc, char **argv) {{
-  unsigned char *buffer[{count}];
-  long size[] = {{{sizes}}};
-  FILE *file = fopen(argv[1], "rb");
-  for (int i = 0; i < {count}; i++) {{
-    buffer[i] = aligned_alloc(64, (size[i] + {slack} + 63) / 64 * 64);
-    if (fread(buffer[i], 1, size[i], file) != size[i]) return 1;
-  }}
-  fclose(file);
-  for (int tid = 0; tid < {threads}; tid++) kernel({arguments}, tid, {threads});
-  file = fopen(argv[2], "wb");
-  fwrite(buffer[{count} - 1], 1, size[{count} - 1], file);
-  return fclose(file);
-}}
-"""
 
-
-@pytest.fixture
-def emulator() -> None:
-    missing = [tool for tool in (COMPILER, EMULATOR) if shutil.which(tool) is None]
-    if not missing:
-        return
-    if os.environ.get("QCC_REQUIRE_ARM") == "1":
-        pytest.fail(f"QCC_REQUIRE_ARM=1, but {missing} are not installed")
-    pytest.skip(f"{missing} are not installed")
-
-
-@pytest.mark.usefixtures("emulator")
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_arm_object_code_gives_the_bytes_of_the_contract(case: ConvCase, tmp_path: Path) -> None:
-    def run_in_emulator(
+    require_emulator()
+
+    def runner(
         kernel: Kernel, isa: InstructionSet, operands: Mapping[str, Bytes], threads: int
     ) -> None:
-        names = kernel.operands
-        (tmp_path / "kernel.o").write_bytes(build(kernel, isa).object_code)
-        source = _DRIVER.format(
-            parameters=", ".join(["void *"] * len(names) + ["int", "int"]),
-            arguments=", ".join(f"buffer[{i}]" for i in range(len(names))),
-            count=len(names),
-            sizes=", ".join(str(operands[name].size) for name in names),
-            slack=READ_SLACK,
-            threads=threads,
-        )
-        (tmp_path / "driver.c").write_text(source)
-        (tmp_path / "in").write_bytes(b"".join(operands[name].tobytes() for name in names))
-        link = [COMPILER, "-O1", "-static", "driver.c", "kernel.o", "-o", "program"]
-        subprocess.run(link, cwd=tmp_path, check=True)
-        subprocess.run([EMULATOR, "-cpu", "max", "program", "in", "out"], cwd=tmp_path, check=True)
-        assert names[-1] == "output"
-        operands["output"][:] = np.fromfile(tmp_path / "out", np.uint8)
+        run_in_emulator(kernel, isa, operands, threads, tmp_path)
 
-    check_conv(case, ARM, threads=2, runner=run_in_emulator)
+    check_conv(case, ARM, threads=2, runner=runner)
 
 
 def test_the_inner_loop_uses_the_dot_product() -> None:
