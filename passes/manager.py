@@ -243,21 +243,25 @@ class _ListParser:
             return
         while True:
             name = self.token(_NAME, "the name of a pass")
-            yield make_pass(name, dict(self.options()) if self.take("{") else {})
+            yield make_pass(name, self.options(name) if self.take("{") else {})
             if not self.take(","):
                 break
         if self.position < len(self.text):
             raise self.error("',' or the end of the list")
 
-    def options(self) -> Iterator[tuple[str, str | tuple[str, ...]]]:
+    def options(self, owner: str) -> dict[str, str | tuple[str, ...]]:
         """The options up to the closing brace."""
+        found: dict[str, str | tuple[str, ...]] = {}
         while not self.take("}"):
             name = self.token(_NAME, "the name of an option")
             if not self.take("="):
                 raise self.error(f"'=' after option '{name}'")
-            yield name, self.value()
+            if _dashed(name) in found:
+                raise ConfigError(f"Pass '{owner}' takes option '{name}' once; it is given twice.")
+            found[_dashed(name)] = self.value()
             if not self.take(",") and not self.text.startswith("}", self.position):
                 raise self.error("',' or '}'")
+        return found
 
     def value(self) -> str | tuple[str, ...]:
         """Quoted or bare text, or a tuple of such."""
@@ -273,7 +277,12 @@ class _ListParser:
     def scalar(self) -> str:
         """One piece of text."""
         if self.text.startswith('"', self.position):
-            return str(json.loads(self.token(_QUOTED, "a closing '\"'")))
+            start = self.position
+            try:
+                return str(json.loads(self.token(_QUOTED, "a closing '\"'"), strict=False))
+            except ValueError:
+                self.position = start
+                raise self.error("text that is quoted as in JSON") from None
         return self.token(_BARE, "a value").strip()
 
     def token(self, pattern: re.Pattern[str], what: str) -> str:
