@@ -312,3 +312,13 @@ def test_real_models_round_trip(zoo: Path) -> None:
             graph = read_onnx(path)
             again = parse_graph(print_graph(graph, resources=True))
             assert graphs_equal(graph, again) is None, path.name
+
+
+def test_the_documented_example_is_valid() -> None:
+    from qcc.ir.verify import verify
+
+    page = (Path(__file__).parents[2] / "docs" / "ir.md").read_text("utf-8")
+    text = page.split("```qir\n")[1].split("```")[0]
+    graph = parse_graph(text)
+    verify(graph)
+    assert graphs_equal(graph, parse_graph(print_graph(graph, resources=True))) is None
