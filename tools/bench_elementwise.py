@@ -24,7 +24,7 @@ from qcc.backends.llvm.kernels.activation import ActivationLayout
 from qcc.backends.llvm.kernels.binary import BinaryKernel
 from qcc.backends.llvm.kernels.boundary import DequantizeKernel, QuantizeKernel
 from qcc.backends.llvm.kernels.copy import CopyKernel
-from qcc.backends.llvm.kernels.formulas import Numbers
+from qcc.backends.llvm.kernels.formulas import Numbers, Op
 from qcc.backends.llvm.kernels.lut import LutKernel
 from qcc.backends.llvm.kernels.nest import View, activation_view, dense_view
 from qcc.backends.llvm.kernels.pooling import AveragePoolKernel, MaxPoolKernel
@@ -62,9 +62,9 @@ def boundaries() -> Iterator[Case]:
         count = size * size * channels
         label = f"{size}x{size}x{channels}"
         for order in ("nchw", "nhwc") if size > 1 and channels > 3 else ("nchw",):
-            quantize = QuantizeKernel.of(layout, order, 0.0173)  # type: ignore[arg-type]
+            quantize = QuantizeKernel.of(layout, order, 0.0173)
             yield Case(f"quantize {order} {label}", quantize, count, numbers)
-            real = DequantizeKernel(layout, order)  # type: ignore[arg-type]
+            real = DequantizeKernel(layout, order)
             yield Case(f"dequantize {order} {label}", real, count, numbers)
     divide = QuantizeKernel(plain(224, 3), "nchw", "divide")
     yield Case("quantize nchw 224x224x3, dividing", divide, 224 * 224 * 3, numbers)
@@ -72,12 +72,13 @@ def boundaries() -> Iterator[Case]:
 
 def elementwise() -> Iterator[Case]:
     layout = plain(56, 64)
-    for label, op, numbers in (
+    rows: tuple[tuple[str, Op, Numbers], ...] = (
         ("add, affine", "add", EVEN),
         ("add, exact", "add", TIES),
         ("mul, product", "mul", Numbers((0.021, 130), (0.013, 0), (0.017, 117))),
-    ):
-        kernel = BinaryKernel.of(op, layout, layout, layout, numbers)  # type: ignore[arg-type]
+    )
+    for label, op, numbers in rows:
+        kernel = BinaryKernel.of(op, layout, layout, layout, numbers)
         yield Case(f"{label} 56x56x64", kernel, 56 * 56 * 64, {"numbers": numbers})
     gate, wide = plain(1, 96), plain(56, 96)
     numbers = Numbers((0.021, 130), (0.013, 0), (0.017, 117))

@@ -17,8 +17,10 @@ from qcc.backends.llvm import primitives
 from qcc.backends.llvm.builder import (
     F32,
     I8,
+    I64,
     Index,
     LoopBuilder,
+    Value,
     constant,
     declare_kernel,
     vector,
@@ -42,6 +44,15 @@ from qcc.backends.llvm.kernels.reduce import (
 )
 from qcc.backends.llvm.kernels.window import Window
 from qcc.errors import ConfigError
+
+MOST_BLOCKS = 9
+"""More kinds of windows than this are told apart by tables instead of code."""
+
+UNROLL = 4
+"""Vectors of channels of one turn of the loops over a window of unknown size."""
+
+RECORD = 16
+"""Bytes of a table's entry: where a window begins (int64), how many of its taps count (int64)."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +156,8 @@ class MaxPoolKernel:
     """Maximum over windows; ``window.pads`` never win and need no halo.
 
     Windows past the end of the image (end padding, ceil mode) follow from the output's size.
-    Operands: ``input, output``.
+    Operands: ``input, [rows, columns,] output``; where borders are many (:attr:`by_table`), tables
+    say where each window begins and how many of its taps lie inside the image.
     """
 
     input: ActivationLayout
@@ -161,21 +173,68 @@ class MaxPoolKernel:
         return _pool_name("max_pool", self.input, self.window)
 
     @property
+    def by_table(self) -> bool:
+        """Whether there are too many kinds of windows to write code for each."""
+        kinds = [len(spans(*sizes, self.window, axis)) for axis, sizes in enumerate(self._sizes)]
+        return kinds[0] * kinds[1] > MOST_BLOCKS
+
+    @property
+    def _sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        i, o = self.input, self.output
+        return (i.height, o.height), (i.width, o.width)
+
+    @property
     def operands(self) -> tuple[str, ...]:
         """Pointer parameters in order."""
-        return ("input", "output")
+        return ("input", *(("rows", "columns") if self.by_table else ()), "output")
 
     def pack(self, isa: InstructionSet) -> Packed:
-        """No constants."""
-        return {}
+        """The tables, if any; there are no other constants."""
+        if not self.by_table:
+            return {}
+        tables = {}
+        steps = (self.input.row_bytes, self.input.channel_stride)
+        for axis, name in enumerate(("rows", "columns")):
+            sizes, window = self._sizes[axis], self.window
+            records = []
+            for span in spans(*sizes, window, axis):
+                for output in range(span.first, span.first + span.count):
+                    place = output * window.strides[axis] - window.pads[axis]
+                    first = place + span.low * window.dilations[axis]
+                    records.append((first * steps[axis], span.high - span.low))
+            tables[name] = np.frombuffer(np.array(records, np.int64).tobytes(), np.uint8)
+        return tables
 
     def emit(self, module: Any, isa: InstructionSet, symbol: str) -> Any:
         """Add the kernel's function to ``module``."""
         k = LoopBuilder(declare_kernel(module, symbol, self.operands))
+        if self.by_table:
+            self._emit_by_table(k, isa)
+            return k.finish()
         view = activation_view(self.output)
         for block in blocks(self.input, self.output, view, self.window):
             block.nest.write(k, isa.vector_bytes, _MaxPiece(k, isa, block.taps))
         return k.finish()
+
+    def _emit_by_table(self, k: LoopBuilder, isa: InstructionSet) -> None:
+        source, target = self.input, self.output
+        same = source.channel_stride == target.channel_stride
+        channels = source.channel_stride if same else target.channels
+        view = activation_view(source)
+        nest = Nest(
+            (target.batch, target.height, target.width, channels),
+            (
+                View(0, (0, RECORD, 0, 0)),
+                View(0, (0, 0, RECORD, 0)),
+                View(view.offset, (view.strides[0], 0, 0, 1)),
+                activation_view(target),
+            ),
+        ).merged((0, 0, 1, 1))
+        steps = (
+            self.window.dilations[0] * source.row_bytes,
+            self.window.dilations[1] * source.channel_stride,
+        )
+        nest.write(k, UNROLL * isa.vector_bytes, _MaxByTable(k, isa, steps))
 
 
 @dataclass(frozen=True)
@@ -188,35 +247,65 @@ class _MaxPiece:
 
     def __call__(self, offsets: Sequence[Index], first: Index, count: int) -> None:
         k = self.k
-        type_ = vector(I8, self.isa.vector_bytes)
         source = k.at(k.operand("input"), k.add(offsets[0], first))
         (rows, row_bytes), (columns, column_bytes) = self.taps
-
-        def tap(offset: Index, best: Any) -> Any:
-            return primitives.integer_minmax(k, "umax", best, k.load(type_, source, offset))
-
-        best = constant(type_, 0)
         if rows * columns <= UNROLLED:
+            best = constant(vector(I8, self.isa.vector_bytes), 0)
             for row in range(rows):
                 for column in range(columns):
-                    best = tap(row * row_bytes + column * column_bytes, best)
+                    place = k.at(source, row * row_bytes + column * column_bytes)
+                    best = primitives.integer_minmax(k, "umax", best, k.load(best.type, place))
+            values = [best]
         else:
-            best = k.loop(
-                0,
-                rows,
-                lambda row, outer: k.loop(
-                    0,
-                    columns,
-                    lambda column, inner: [
-                        tap(k.add(k.mul(row, row_bytes), k.mul(column, column_bytes)), inner)
-                    ],
-                    carried=[outer],
-                    name="tap_columns",
-                ),
-                carried=[best],
-                name="tap_rows",
-            )[0]
-        store_bytes(k, best, k.operand("output"), k.add(offsets[1], first), count)
+            values = max_over(k, self.isa, source, self.taps, 1)
+        store_bytes(k, values[0], k.operand("output"), k.add(offsets[1], first), count)
+
+
+@dataclass(frozen=True)
+class _MaxByTable:
+    """The maximum over as many taps as the tables say, of a few vectors of channels."""
+
+    k: LoopBuilder
+    isa: InstructionSet
+    steps: tuple[int, int]
+
+    def __call__(self, offsets: Sequence[Index], first: Index, count: int) -> None:
+        k, width = self.k, self.isa.vector_bytes
+        source = k.at(k.operand("input"), k.add(offsets[2], first))
+        taps = []
+        for axis, name in enumerate(("rows", "columns")):
+            record = k.at(k.operand(name), offsets[axis])
+            source = k.at(source, k.load(I64, record, align=8))
+            taps.append((k.load(I64, record, 8, align=8), self.steps[axis]))
+        values = max_over(k, self.isa, source, (taps[0], taps[1]), -(-count // width))
+        target = k.at(k.operand("output"), k.add(offsets[3], first))
+        for i, value in enumerate(values):
+            store_bytes(k, value, target, i * width, min(width, count - i * width))
+
+
+def max_over(
+    k: LoopBuilder,
+    isa: InstructionSet,
+    source: Value,
+    taps: tuple[tuple[Index, int], tuple[Index, int]],
+    vectors: int,
+) -> list[Value]:
+    """Maxima of neighbouring byte vectors over rows and columns ``(count, stride)`` of taps."""
+    (rows, row_bytes), (columns, column_bytes) = taps
+    width = isa.vector_bytes
+    type_ = vector(I8, width)
+
+    def tap(row: Index, column: Index, values: Sequence[Value]) -> list[Value]:
+        place = k.at(source, k.add(k.mul(row, row_bytes), k.mul(column, column_bytes)))
+        return [
+            primitives.integer_minmax(k, "umax", value, k.load(type_, place, i * width))
+            for i, value in enumerate(values)
+        ]
+
+    def line(row: Index, *values: Value) -> list[Value]:
+        return k.loop(0, columns, lambda c, *v: tap(row, c, v), carried=values, name="tap_columns")
+
+    return k.loop(0, rows, line, carried=[constant(type_, 0)] * vectors, name="tap_rows")
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,8 @@ POOLS = {
     "wide": Pool((1, 3, 17, 19), (3, 9), (1, 1), (1, 4, 1, 4)),
     "uneven pads": Pool((1, 17, 6, 7), (3, 4), (2, 1), (2, 0, 1, 3)),
     "dilated": Pool((1, 12, 9, 9), (2, 3), (2, 1), (1, 2, 0, 2), (3, 2)),
+    "spp, many channels": Pool((2, 300, 9, 7), (5, 5), (1, 1), (2, 2, 2, 2)),
+    "dilated by table": Pool((1, 40, 13, 11), (4, 4), (1, 2), (3, 3, 3, 3), (2, 2)),
     "global": Pool((2, 40, 7, 5), (7, 5)),
     "one channel": Pool((1, 1, 9, 33), (3, 3), (2, 2), (1, 1, 1, 1)),
     "ceil past the pad": Pool((1, 5, 5, 5), (2, 2), (3, 3), (1, 1, 1, 1), ceil=1),
@@ -85,8 +87,9 @@ def check_max(pool: Pool, isa: str, threads: int, halo: int, extra: int) -> None
     target = layout_of(want.shape, pool.shape[1] + extra & ~3, (0, halo, halo, 0))
     kernel = MaxPoolKernel(source, target, pool.window)
     output = blank(target.size_bytes)
+    form = executable_form(isa)
     operands = {"input": physical(source, x, 255, np.random.default_rng(0)), "output": output}
-    run(kernel, executable_form(isa), operands, threads)
+    run(kernel, form, {**operands, **constants(kernel.pack(form))}, threads)
     np.testing.assert_array_equal(interior(target, output), want.transpose(0, 2, 3, 1))
     assert outside_intact(target, output, FILL)
 
