@@ -19,6 +19,7 @@ from qcc.ir.print import print_graph
 from qcc.ir.rewrite import Rewriter
 from qcc.passes import manager
 from qcc.passes.manager import Pass, PassManager, PassRecord, parse_pass_list, pass_registry
+from qcc.passes.registry import PASS_MODULES
 
 GRAPH = """graph @g stage(float) opsets{"": 21} (%x: f32[2]) {
   %a: f32[2] = Relu(%x) "first"
@@ -203,6 +204,12 @@ def test_the_registry_has_every_pass_of_the_table() -> None:
         assert kind.name == name
         assert kind.__doc__
         assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
+
+
+def test_every_pass_stands_in_the_table() -> None:
+    folder = Path(manager.__file__).parent
+    written = {path.stem for path in folder.glob("*.py") if "(Pass):" in path.read_text("utf-8")}
+    assert written - {name.rpartition(".")[2] for name in PASS_MODULES} == set()
 
 
 def test_two_passes_of_one_name_are_refused() -> None:
