@@ -95,9 +95,10 @@ def lower(graph: Graph, patterns: Iterable[LoweringPattern]) -> LoweringReport:
     candidates = [p for p in patterns if p.lowering in LOWERINGS]
     move_bytes(graph, rewriter)
     clean(graph, rewriter)
+    handled: set[Node] = set()
     for node in reversed(graph.nodes):
-        if node.graph is graph and node.domain == "":
-            _lower_at(node, candidates, rewriter, report)
+        if node.graph is graph and node.domain == "" and node not in handled:
+            handled.update(_lower_at(node, candidates, rewriter, report))
     move_bytes(graph, rewriter)
     _lower_plain_movement(graph, rewriter)
     clean(graph, rewriter)
@@ -110,7 +111,8 @@ def _lower_at(
     patterns: Sequence[LoweringPattern],
     rewriter: Rewriter,
     report: LoweringReport,
-) -> None:
+) -> tuple[Node, ...]:
+    """Lower the group that ends at ``root``; gives its nodes, some of which may stay float."""
     for pattern in patterns:
         found = pattern.pattern.match(root)
         nodes = getattr(found, "nodes", None)
@@ -125,8 +127,9 @@ def _lower_at(
             report.fused[names[0]] = names
             for name in names:
                 report.refusals.pop(name, None)
-            return
+            return group.nodes
         report.refuse(root, sentence)
+    return ()
 
 
 def in_schedule_order(graph: Graph | None, nodes: Iterable[Node]) -> tuple[Node, ...]:

@@ -163,8 +163,6 @@ def _lower(
     if refusal is not None:
         return refusal
     operands = [x, weight, bias_value, tail.residual]
-    while operands[-1] is None:
-        operands.pop()
     return _emit(group, rewriter, node, op, operands, attributes, tail)
 
 
@@ -179,17 +177,15 @@ def _emit(
 ) -> str | None:
     quant = group.quant
     if quant is None:
-        if tail.residual is not None:
-            return "a residual needs a quantized result"
         made = rewriter.insert(
             op,
-            operands,
+            _present(operands[:3]),
             [group.result.tensor],
             attributes=attributes,
             name=node.name,
-            before=group.root,
+            before=group.nodes[-1],
         )
-        _keep_float_clamps(group, rewriter, made.output, tail.clamps)
+        _keep_float_tail(group, rewriter, node, made.output, tail)
         return None
     if not eight_bit(quant):
         return "the result is not quantized in 8 bits per tensor"
@@ -198,7 +194,7 @@ def _emit(
         return clamp
     made = rewriter.insert(
         op,
-        operands,
+        _present(operands),
         [result_type(group)],
         attributes={**attributes, **bounds(*clamp)},
         name=node.name,
@@ -208,18 +204,34 @@ def _emit(
     return None
 
 
-def _keep_float_clamps(
-    group: Group, rewriter: Rewriter, value: Value, clamps: tuple[Node, ...]
+def _present(operands: list[Value | None]) -> list[Value | None]:
+    """The operands without absent ones at the end."""
+    last = max(i for i, value in enumerate(operands) if value is not None)
+    return operands[: last + 1]
+
+
+def _keep_float_tail(
+    group: Group, rewriter: Rewriter, node: Node, value: Value, tail: _Tail
 ) -> None:
-    """A float result keeps its clamps as float nodes behind the integer node."""
-    if not clamps:
+    """A float result keeps its residual and its clamps as float nodes behind the integer node."""
+    kept = list(tail.clamps)
+    if tail.residual is not None:
+        adds = [n for n in group.nodes if n.op == "Add"]
+        kept = [n for n in adds if float_constant(_other(group, n)) is None] + kept
+    if not kept:
         group.finish(rewriter, value)
         return
-    rewriter.replace_input(clamps[0], 0, value)
-    for node in reversed([n for n in group.nodes if n not in clamps]):
-        if node.graph is not None and not node.output.uses:
-            operands = node.inputs
-            rewriter.erase(node)
+    inside = {output for n in group.nodes for output in n.outputs}
+    index = next(i for i, operand in enumerate(kept[0].inputs) if operand in inside)
+    # The integer node stands before the last node of the group; its readers come after it.
+    rewriter.replace_input(kept[0], index, value)
+    maker = value.producer
+    if maker is not None:
+        rewriter.move(maker, kept[0])
+    for dead in reversed([n for n in group.nodes if n not in kept]):
+        if dead.graph is not None and not dead.output.uses:
+            operands = dead.inputs
+            rewriter.erase(dead)
             for operand in operands:
                 rewriter.erase_dead(operand)
 
@@ -242,7 +254,7 @@ def _tail(group: Group, node: Node, channels: int, *, channel_first: bool) -> _T
             continue
         if follower.op != "Add" or clamps or residual is not None:
             return f"'{follower.label}' cannot be part of the integer node"
-        side = _other_operand(group, follower)
+        side = _other(group, follower)
         if float_constant(side) is None:
             residual = activation(side)
             refusal = _residual_refusal(node, follower, residual)
@@ -283,7 +295,7 @@ def _residual_refusal(node: Node, add: Node, residual: Value | None) -> str | No
     return None
 
 
-def _other_operand(group: Group, add: Node) -> Value | None:
+def _other(group: Group, add: Node) -> Value | None:
     inside = {output for n in group.nodes for output in n.outputs}
     sides = [value for value in add.inputs if value not in inside]
     return sides[0] if sides else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -90,7 +91,7 @@ def test_strided_inputs_are_made_contiguous() -> None:
 def test_wrong_inputs_are_named() -> None:
     graph, feeds = small_net()
     executable, x = codegen(graph), feeds["x"]
-    cases = {
+    cases: dict[str, Callable[[], object]] = {
         "missing input 'x'": lambda: executable.run({}),
         "unknown input 'z'": lambda: executable.run({"x": x, "z": x}),
         "must be float32, not float64": lambda: executable(x.astype(np.float64)),
