@@ -84,3 +84,40 @@ def regrouping(
         for place, axis in zip(places, axes, strict=True):
             order[present[place]] = axis
     return tuple(order)
+
+
+def slice_of_split(
+    source: Sequence[int],
+    split: Sequence[int],
+    starts: Sequence[int],
+    stops: Sequence[int],
+    steps: Sequence[int],
+) -> tuple[list[int], list[int], list[int]] | None:
+    """Bounds on ``source`` of a slice of its reshape ``split`` that takes one index of one axis.
+
+    The axis must be the first or the last (of more than one element) of those that one axis of
+    ``source`` was split into; every other axis is taken whole.  None where that is not so.
+    """
+    cut = [
+        axis
+        for axis, bound in enumerate(zip(starts, stops, steps, strict=True))
+        if range(*bound) != range(split[axis])
+    ]
+    groups = axis_groups(source, split)
+    if len(cut) != 1 or stops[cut[0]] - starts[cut[0]] != 1 or steps[cut[0]] != 1 or not groups:
+        return None
+    for source_axes, split_axes in groups:
+        if cut[0] not in split_axes or len(source_axes) != 1 or len(split_axes) < 2:
+            continue
+        begin, end, step = [0] * len(source), list(source), [1] * len(source)
+        axis, size = source_axes[0], split[cut[0]]
+        if cut[0] == split_axes[-1]:
+            begin[axis], step[axis] = starts[cut[0]], size
+        elif cut[0] == split_axes[0]:
+            inner = source[axis] // size
+            begin[axis] = starts[cut[0]] * inner
+            end[axis] = begin[axis] + inner
+        else:
+            return None
+        return begin, end, step
+    return None

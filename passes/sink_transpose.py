@@ -17,7 +17,7 @@ from qcc.ir.ops import attribute
 from qcc.ir.rewrite import Rewriter
 from qcc.ir.types import TensorType
 from qcc.passes.lower.movement import fold_movement
-from qcc.passes.reshape_axes import commute_reshape, regrouping
+from qcc.passes.reshape_axes import commute_reshape, regrouping, slice_of_split
 
 Perm: TypeAlias = "tuple[int, ...]"
 
@@ -215,15 +215,39 @@ class Sinker:
         return self.sink(node, [x], perm, pads=_by_axis(begins, perm) + _by_axis(ends, perm))
 
     def slice(self, node: Node) -> bool:
-        """Slices of the axes that take their place."""
+        """Slices of the axes that take their place; one index of a split axis needs no split."""
         above = transpose_of(node.operand(0))
         if above is None:
-            return False
+            return self._slice_before_reshape(node)
         x, perm = above
         changes = {
             name: _by_axis(attribute(node, name), perm) for name in ("starts", "stops", "steps")
         }
         return self.sink(node, [x], perm, **changes)
+
+    def _slice_before_reshape(self, node: Node) -> bool:
+        """``slice(reshape(x))`` that takes one index of an axis that the reshape split off."""
+        source = node.operand(0).producer
+        if source is None or source.op != "q.reshape":
+            return False
+        x, shape = source.operand(0), node.operand(0).tensor.static_shape
+        bounds = [[int(i) for i in attribute(node, n)] for n in ("starts", "stops", "steps")]
+        found = slice_of_split(x.tensor.static_shape, shape, *bounds)
+        if found is None:
+            return False
+        starts, stops, steps = found
+        sizes = [len(range(*bound)) for bound in zip(starts, stops, steps, strict=True)]
+        sliced = self.rewriter.insert(
+            "q.slice",
+            [x],
+            [x.tensor.with_shape(tuple(sizes))],
+            attributes={"starts": starts, "stops": stops, "steps": steps},
+            name=node.name,
+            before=node,
+        )
+        result = self._reshaped(sliced.output, node.output.tensor.static_shape, node)
+        self.rewriter.replace(node, [result])
+        return True
 
     def expand(self, node: Node) -> bool:
         """Expansion of the axes that take their place."""

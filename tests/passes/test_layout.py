@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from qcc.ir.core import Graph, Value
 from qcc.passes.layout import convert_layout
 from qcc.passes.lower import lower
-from qcc.passes.reshape_axes import axis_groups, commute_reshape
+from qcc.passes.reshape_axes import axis_groups, commute_reshape, slice_of_split
 from qcc.ref.evaluate import evaluate
 from tests.passes.native_patterns import PATTERNS
 from tests.passes.numbered import Numbered
@@ -150,3 +150,20 @@ def test_commuted_reshape_gives_the_same_elements(data: st.DataObject) -> None:
     if found is not None:
         new, order = found
         assert np.array_equal(x.reshape(new).transpose(order), turned.reshape(target))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_slice_of_a_split_axis_needs_no_split(data: st.DataObject) -> None:
+    source = (3, 12, 2)
+    split = data.draw(st.sampled_from([(3, 6, 2, 2), (3, 1, 3, 4, 2), (3, 2, 3, 2, 1, 2)]))
+    axis = data.draw(st.integers(0, len(split) - 1))
+    starts, stops, steps = [0] * len(split), list(split), [1] * len(split)
+    starts[axis] = data.draw(st.integers(0, split[axis] - 1))
+    stops[axis] = starts[axis] + 1
+    x = np.arange(72).reshape(source)
+    wanted = x.reshape(split)[tuple(map(slice, starts, stops, steps))]
+    found = slice_of_split(source, split, starts, stops, steps)
+    if found is not None:
+        sliced = x[tuple(map(slice, *found))]
+        assert np.array_equal(sliced.reshape(wanted.shape), wanted)

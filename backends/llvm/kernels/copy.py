@@ -118,6 +118,9 @@ class _CopyWriter:
             self._write(nest, self.isa.vector_bytes // size, self._spread)
             return
         axes = _tile_axes(nest, size)
+        if axes is None and (strides, size) == ((2, 1), 1):
+            self._write(nest, self.isa.vector_bytes, self._every_other)
+            return
         if axes is None:
             self._write(nest, 1, self._element)
             return
@@ -152,6 +155,24 @@ class _CopyWriter:
             done, left = done + width, left - width
         for value, offset in pieces:
             k.store(value, target, offset)
+
+    def _every_other(self, source: Value, target: Value, count: int) -> None:
+        """Every second byte (one part of a channel shuffle): two loads and a shuffle a piece."""
+        k, done, width = self.k, 0, self.isa.vector_bytes
+        while done < count:
+            while width > count - done:
+                width //= 2
+            place = k.at(source, 2 * done)
+            if width < 4:
+                k.store(k.load(I8, place), target, done)
+                done += 1
+                continue
+            # Bytes 0 .. 2 width - 2 and no further: the second load overlaps the first by one.
+            parts = [k.load(vector(I8, width), place, i * (width - 1)) for i in range(2)]
+            picks = [2 * i if 2 * i < width else 2 * i + 1 for i in range(width)]
+            octets = k.shuffle(parts[0], parts[1], picks)
+            store_bytes(k, octets, target, done, width)
+            done += width
 
     def _spread(self, source: Value, target: Value, count: int) -> None:
         k = self.k

@@ -62,6 +62,14 @@ def check_copy(
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("channels", [1, 2, 7, 8, 9, 31, 33, 64, 65])
+@pytest.mark.parametrize("first", [0, 1])
+def test_every_other_channel(channels: int, first: int, isa: str) -> None:
+    x = numbers((3, 5, 2 * channels), 1)
+    check_copy(x, x[:, :, first::2], isa, threads=2)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
 @pytest.mark.parametrize(
     ("shape", "order"),
