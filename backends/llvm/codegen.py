@@ -65,6 +65,7 @@ def compile_graph(graph: Graph, isa: InstructionSet) -> CompiledModel:
         output_sources=output_sources,
         slots=len(planner.slots),
         kernels=rows,
+        macs=sum(int(getattr(c.kernel, "macs", 0)) for calls in native for c in calls),
     )
 
 

@@ -85,6 +85,8 @@ class CompiledModel:
     output_sources: tuple[ArraySource, ...]
     slots: int
     kernels: tuple[KernelRow, ...] = field(default=())
+    macs: int = 0
+    """Multiply-accumulates of one call, by which a runtime judges whether threads are worth it."""
 
     @functools.cached_property
     def assembly(self) -> str:

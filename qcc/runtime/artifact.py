@@ -111,6 +111,7 @@ def _variant_data(variant: Variant, sections: _Sections) -> dict[str, Any]:
         "weights": sections.add(model.weights.tobytes()),
         "arena_bytes": model.arena_bytes,
         "slots": model.slots,
+        "macs": model.macs,
         "steps": [_step_data(step) for step in model.steps],
         "regions": [sections.add(region) for region in model.regions],
         "inputs": [asdict(spec) for spec in model.inputs],
@@ -279,6 +280,7 @@ def _variant(row: Mapping[str, Any], file: _File) -> Variant:
         outputs=_specs(row["outputs"]),
         output_sources=tuple(_source(source) for source in row["output_sources"]),
         slots=int(row["slots"]),
+        macs=int(row["macs"]),
         kernels=tuple(KernelRow(k["node"], k["op"], tuple(k["kernels"])) for k in row["kernels"]),
     )
     return Variant(tuple(tuple(shape) for shape in row["shapes"]), model)

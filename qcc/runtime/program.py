@@ -21,6 +21,10 @@ from qcc.runtime.threads import Arguments, Team
 _STEP = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4, ctypes.c_int32, ctypes.c_int32)
 _ALIGNMENT = 64
 
+LEAST_MACS = 5_000_000
+"""A model of fewer multiply-accumulates takes some tens of microseconds: waking threads costs as
+much, so it runs on the thread that calls it."""
+
 
 def aligned_zeros(size: int) -> NDArray[np.uint8]:
     """``size`` zero bytes at a 64-byte boundary."""
@@ -65,14 +69,14 @@ class Program:
         self.model = model
         self._code = machine.load_object(model.object_code)
         self._weights = aligned_copy(model.weights)
-        self._threads = threads
+        self._threads = threads if model.macs >= LEAST_MACS else 1
         symbols = [step.symbol for step in model.steps if isinstance(step, NativeStep)]
         self._addresses = {symbol: self._code.address(symbol) for symbol in symbols}
         self._functions = {symbol: _STEP(a) for symbol, a in self._addresses.items()}
         self._regions: list[Any] = [None] * len(model.regions)
         self._free: list[_Context] = []
         self._lock = threading.Lock()
-        self._team_context = self._context(threads) if threads > 1 else None
+        self._team_context = self._context(self._threads) if self._threads > 1 else None
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """The outputs for checked, contiguous ``arrays`` in the order of the model's inputs."""

@@ -14,10 +14,16 @@ from qcc.passes.lower import lower
 from qcc.passes.outline_float import outline_float
 from qcc.quant.backend_config import BackendPatternConfig
 from qcc.ref.evaluate import evaluate
+from qcc.runtime import program
 from qcc.runtime.program import Program
 from tests.conformance.instances import dtype_name, graph_of
 
 ENTRIES = [config for config in CONFIG.patterns if config.lowering is not None]
+
+
+@pytest.fixture(autouse=True)
+def _threads_for_small_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "LEAST_MACS", 0)
 
 
 def check(config: BackendPatternConfig, isa: InstructionSet, threads: int = 1) -> None:
@@ -33,9 +39,9 @@ def check(config: BackendPatternConfig, isa: InstructionSet, threads: int = 1) -
     assert "q.region" not in {node.op for node in graph.nodes}
     wanted = evaluate(graph, feeds)
     convert_layout(graph)
-    program = Program(compile_graph(graph, isa), threads)
-    found = program.run([feeds[value.name] for value in graph.inputs])
-    program.close()
+    native = Program(compile_graph(graph, isa), threads)
+    found = native.run([feeds[value.name] for value in graph.inputs])
+    native.close()
     for value, array in zip(graph.outputs, found, strict=True):
         assert np.array_equal(wanted[value.name], array, equal_nan=True), value.name
 

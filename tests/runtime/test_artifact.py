@@ -12,9 +12,15 @@ import pytest
 from qcc.backends.llvm.isa import INSTRUCTION_SETS, can_run
 from qcc.errors import ArtifactError, OutputError
 from qcc.ir.core import Array
+from qcc.runtime import program
 from qcc.runtime.artifact import FORMAT_VERSION, load
 from qcc.runtime.build import codegen
 from tests.runtime.models import net_with_free_batch, net_with_region, small_net
+
+
+@pytest.fixture(autouse=True)
+def _threads_for_small_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "LEAST_MACS", 0)
 
 
 @pytest.fixture(name="saved")

@@ -15,6 +15,7 @@ from qcc.passes.lower import lower
 from qcc.passes.outline_float import outline_float
 from qcc.passes.specialize import specialize_graph
 from qcc.ref.evaluate import evaluate
+from qcc.runtime import program
 from qcc.runtime.build import backend_of, codegen, native_targets, target_instruction_set
 from tests.runtime.models import net_with_free_batch, net_with_region, small_net
 
@@ -31,6 +32,11 @@ def assert_same(found: dict[str, Array], wanted: dict[str, Array]) -> None:
     for name, value in wanted.items():
         assert found[name].dtype == value.dtype
         assert np.array_equal(found[name], value)
+
+
+@pytest.fixture(autouse=True)
+def _threads_for_small_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "LEAST_MACS", 0)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

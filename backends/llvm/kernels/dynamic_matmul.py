@@ -95,6 +95,11 @@ class DynamicMatmulKernel:
         """Pointer parameters in order."""
         return ("a", "b", "parameters", "output")
 
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one call."""
+        return prod(self.batch) * self.rows * self.depth * self.columns
+
     def pack(
         self,
         isa: InstructionSet,
