@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from qcc.backends.llvm.buffers import native_bounds, native_quant
 from qcc.backends.llvm.kernels.resize import (
     ResizeLinearKernel,
@@ -55,7 +57,7 @@ def select_softmax(planner: Planner, node: Node) -> None:
     quant = node.output.tensor.quant
     scale = None if quant is None else quant.scale[0]
     kernel = SoftmaxKernel.of(source.shape, view_of(source), view_of(target), scale)
-    numbers: dict[str, float] = {}
+    numbers: dict[str, Any] = {}
     if quant is not None:
         low, high = native_bounds(quant, attribute(node, "low"), attribute(node, "high"))
         s_y, z_y = native_quant(node.output)

@@ -20,7 +20,7 @@ from qcc.backends.llvm.kernels.nest import View
 from qcc.backends.llvm.planner import NO_HALO, Planner
 from qcc.backends.llvm.selectors.boundary import defer_transpose
 from qcc.backends.llvm.selectors.views import view_of
-from qcc.ir.core import Node
+from qcc.ir.core import Array, Node
 from qcc.ir.ops import attribute
 from qcc.ir.types import TensorType
 
@@ -141,11 +141,11 @@ def select_pad(planner: Planner, node: Node) -> None:
         planner.emit(kernel, {"target": target.pointer}, packed)
 
 
-def fill_value(type_: TensorType, value: float) -> np.generic:
-    """A stored value of ``type_`` as native memory holds it."""
+def fill_value(type_: TensorType, value: float) -> Array:
+    """A stored value of ``type_`` as native memory holds it, 0-dimensional."""
     if is_activation(type_):
-        return np.uint8(int(value) + shift_of(type_))
-    return np.dtype(type_.storage).type(value)
+        return np.asarray(int(value) + shift_of(type_), np.uint8)
+    return np.asarray(value, np.dtype(type_.storage))
 
 
 def select_gather(planner: Planner, node: Node) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from qcc import numerics
@@ -39,7 +41,7 @@ def select_product(planner: Planner, node: Node) -> None:
         view_of(target),
         Epilogue(form, clamp_float=clamp),
     )
-    constants = {
+    constants: dict[str, Any] = {
         "multiplier": multiplier,
         "a_zero_point": native_quant(node.operand(0))[1],
         "b_zero_point": native_quant(node.operand(1))[1],
