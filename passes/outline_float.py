@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import networkx
 
-from qcc.ir.core import Graph, Node, Value
+from qcc.ir.core import Array, Graph, Node, Value
 from qcc.ir.rewrite import Rewriter
-from qcc.ir.types import TensorType, ValueType
+from qcc.ir.types import Quant, TensorType, ValueType
+from qcc.numerics import storage_dtype
 from qcc.passes.lower.cleanup import drop_dead, fold_float_constants
+from qcc.passes.lower.group import eight_bit
 from qcc.ref.evaluate import captured_values
 from qcc.ref.float_ops import is_native_float
 
@@ -32,6 +34,7 @@ def outline_float(
     """
     rewriter = Rewriter(graph)
     fold_float_constants(graph, rewriter)
+    _export_wide_boundaries(graph, rewriter)
     outside = _foreign_nodes(graph, native_float)
     regions = [
         _outline(graph, rewriter, members, reasons or {}) for members in _by_depth(graph, outside)
@@ -39,6 +42,34 @@ def outline_float(
     _reschedule(graph)
     drop_dead(graph, rewriter)
     return [node for node in regions if node.graph is graph]
+
+
+def _export_wide_boundaries(graph: Graph, rewriter: Rewriter) -> None:
+    """Quantization that native code does not know (16 bits, per channel) runs in onnxruntime."""
+    for node in graph.nodes:
+        if node.op not in ("q.quantize", "q.dequantize"):
+            continue
+        whole = node.output if node.op == "q.quantize" else node.operand(0)
+        quant = whole.tensor.quant
+        if quant is None or eight_bit(quant):
+            continue
+        scale = rewriter.constant(f"{node.label}_scale", _shaped(quant.scales, quant))
+        zeros = quant.zero_points.astype(storage_dtype(quant.storage))
+        zero = rewriter.constant(f"{node.label}_zero_point", _shaped(zeros, quant))
+        is_quantize = node.op == "q.quantize"
+        exported = rewriter.insert(
+            "QuantizeLinear" if is_quantize else "DequantizeLinear",
+            [node.operand(0), scale, zero],
+            [node.output.tensor],
+            attributes={} if quant.axis is None else {"axis": quant.axis},
+            name=node.name,
+            before=node,
+        )
+        rewriter.replace(node, [exported.output])
+
+
+def _shaped(values: Array, quant: Quant) -> Array:
+    return values.reshape(()) if quant.per_tensor else values
 
 
 def _foreign_nodes(graph: Graph, native_float: Callable[[Node], bool]) -> set[Node]:

@@ -77,3 +77,10 @@ def test_names_stay_unique_and_public() -> None:
     for node in graph.nodes:
         names += [v.name for v in node.attributes["body"].values()]
     assert len(names) == len(set(names))
+
+
+def test_quantization_in_16_bits_runs_in_a_region() -> None:
+    b = Numbered()
+    x = b.q(b.input("x", 2, 5), 0.001, 0, "int16")
+    (region,) = outlined(b, b.done(b.op("Erf", [x], (2, 5))))
+    assert body_ops(region) == ["QuantizeLinear", "DequantizeLinear", "Erf"]
