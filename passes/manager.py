@@ -21,6 +21,7 @@ import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
+from types import GenericAlias
 from typing import Any, ClassVar
 
 from qcc.errors import ConfigError, ParseError, PassError, QccError, VerifyError
@@ -199,7 +200,10 @@ def pass_registry() -> Mapping[str, type[Pass]]:
 
 def _passes_in(module: Any) -> Iterator[type[Pass]]:
     for item in vars(module).values():
-        if isinstance(item, type) and issubclass(item, Pass) and item.__module__ == module.__name__:
+        # Python 3.10 calls an alias such as dict[str, int] a type, but issubclass refuses it.
+        if isinstance(item, GenericAlias) or not isinstance(item, type):
+            continue
+        if issubclass(item, Pass) and item.__module__ == module.__name__:
             yield item
 
 
