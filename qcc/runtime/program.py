@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,6 +77,7 @@ class Program:
         self._regions: list[Any] = [None] * len(model.regions)
         self._free: list[_Context] = []
         self._lock = threading.Lock()
+        self._process = os.getpid()
         self._team_context = self._context(self._threads) if self._threads > 1 else None
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
@@ -99,10 +101,12 @@ class Program:
         arena = aligned_zeros(self.model.arena_bytes)
         inputs = (ctypes.c_void_p * max(1, self.model.slots))()
         outputs = (ctypes.c_void_p * max(1, len(self.model.outputs)))()
-        team = Team(self._code, arena.ctypes.data, threads) if threads > 1 else None
+        team = Team(self._code, arena, threads) if threads > 1 else None
         return _Context(arena, inputs, outputs, team)
 
     def _take(self) -> _Context:
+        if self._process != os.getpid():
+            self._after_fork()
         with self._lock:
             if self._team_context is not None:
                 context, self._team_context = self._team_context, None
@@ -110,6 +114,13 @@ class Program:
             if self._free:
                 return self._free.pop()
         return self._context()
+
+    def _after_fork(self) -> None:
+        """A forked process has none of the worker threads: start a team of its own."""
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+        if self._threads > 1:
+            self._team_context = self._context(self._threads)
 
     def _give_back(self, context: _Context) -> None:
         with self._lock:

@@ -12,6 +12,9 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from qcc.backends.llvm.machine import LoadedCode
 from qcc.backends.llvm.sync import CALL_OFFSET
 
@@ -45,14 +48,14 @@ class _Call(ctypes.Structure):
 class Team:
     """``threads`` threads (the caller's is one of them) around one control block.
 
-    ``control`` is the address of the block: the first bytes of an arena, zero at first.  Only one
-    call may run at a time.
+    The block is the beginning of ``arena`` (zero at first), whose memory the team keeps alive.
+    Only one call may run at a time.
     """
 
-    def __init__(self, code: LoadedCode, control: int, threads: int) -> None:
+    def __init__(self, code: LoadedCode, arena: NDArray[np.uint8], threads: int) -> None:
+        control = int(arena.ctypes.data)
         self._control = control
         self._threads = threads
-        self._code = code
         self._call = _Call.from_address(control + CALL_OFFSET)
         self._run = _CONTROL(code.address("qcc_team_run"))
         worker = _WORKER(code.address("qcc_worker"))
@@ -63,8 +66,8 @@ class Team:
             for tid in range(1, threads)
         ]
         stop = _CONTROL(code.address("qcc_team_stop"))
-        # A stopped team's memory may go, so the finalizer waits until every worker has left it.
-        self._finalizer = weakref.finalize(self, _stop, stop, control, members)
+        # Workers live in the code and the arena until they are stopped: the finalizer keeps both.
+        self._finalizer = weakref.finalize(self, _stop, stop, arena, code, members)
         for member in members:
             member.start()
 
@@ -81,7 +84,11 @@ class Team:
         self._finalizer()
 
 
-def _stop(stop: Any, control: int, members: list[threading.Thread]) -> None:
-    stop(control)
+def _stop(
+    stop: Any, arena: NDArray[np.uint8], code: LoadedCode, members: list[threading.Thread]
+) -> None:
+    """Let the workers return and wait for them; only then may ``arena`` and ``code`` go."""
+    del code
+    stop(arena.ctypes.data)
     for member in members:
         member.join()

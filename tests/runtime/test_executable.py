@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -122,6 +125,31 @@ def test_many_python_threads_at_once() -> None:
     executable.close()
     assert np.array_equal(executable(inputs[0]), wanted[0])
     executable.close()
+
+
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    graph, feeds = small_net()
+    executable = codegen(graph, threads=2)
+    wanted = executable.run(feeds)["y"]
+    child = os.fork()
+    if child == 0:
+        same = np.array_equal(executable.run(feeds)["y"], wanted)
+        os._exit(0 if same else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert np.array_equal(executable.run(feeds)["y"], wanted)
+    executable.close()
+
+
+def test_a_dropped_executable_stops_its_threads() -> None:
+    graph, feeds = small_net()
+    executable = codegen(graph, threads=3)
+    executable.run(feeds)
+    assert sum(t.name.startswith("qcc-worker") for t in threading.enumerate()) >= 2
+    before = {t for t in threading.enumerate() if t.name.startswith("qcc-worker")}
+    del executable
+    gc.collect()
+    assert not [t for t in before if t.is_alive()]
 
 
 def test_free_dimensions_are_compiled_when_met() -> None:
