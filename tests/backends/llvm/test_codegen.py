@@ -1,0 +1,152 @@
+"""Whole graphs: odd inputs and outputs, views, fused tables, kernels emitted once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qcc.backends.llvm.codegen import compile_graph
+from qcc.backends.llvm.isa import InstructionSet, host_instruction_set, instruction_set
+from qcc.backends.llvm.model import CompiledModel
+from qcc.backends.llvm.native_float import has_native_kernel
+from qcc.errors import ModelError
+from qcc.ir.core import Graph, Stage
+from qcc.ir.types import Quant, TensorType, float32
+from qcc.passes.layout import convert_layout
+from qcc.passes.lower import lower
+from qcc.passes.outline_float import outline_float
+from qcc.ref.evaluate import evaluate
+from qcc.runtime.program import Program
+from tests.passes.native_patterns import PATTERNS
+from tests.passes.numbered import Numbered
+
+
+def compiled(b: Numbered, graph: Graph, isa: InstructionSet | None = None) -> CompiledModel:
+    """Lower, compile, and hold the outputs against the reference."""
+    feeds = b.feeds()
+    report = lower(graph, PATTERNS)
+    outline_float(graph, report.refusals, has_native_kernel)
+    wanted = evaluate(graph, feeds)
+    convert_layout(graph)
+    model = compile_graph(graph, isa or host_instruction_set())
+    found = Program(model).run([feeds[value.name] for value in graph.inputs])
+    assert len(found) == len(graph.outputs)
+    for value, array in zip(graph.outputs, found, strict=True):
+        assert array.dtype == wanted[value.name].dtype
+        assert np.array_equal(wanted[value.name], array)
+    return model
+
+
+def test_outputs_that_are_inputs_constants_and_repeated() -> None:
+    b = Numbered()
+    x = b.input("x", 2, 3)
+    y = b.q(x)
+    c = b.constant(np.arange(5, dtype=np.int64))
+    model = compiled(b, b.done(y, x, c, y))
+    assert [source.place for source in model.output_sources] == [
+        "output", "slot", "weights", "output"
+    ]  # fmt: skip
+
+
+def test_an_output_that_is_also_read() -> None:
+    b = Numbered()
+    x = b.q(b.input("x", 1, 5, 4, 4))
+    y = b.q(b.op("Conv", [x, b.weight((6, 5, 1, 1))], (1, 6, 4, 4)), 0.2)
+    z = b.q(b.op("Conv", [y, b.weight((5, 6, 3, 3))], (1, 5, 4, 4), pads=[1, 1, 1, 1]), 0.4)
+    compiled(b, b.done(y, z))
+
+
+def test_inputs_that_nothing_reads() -> None:
+    b = Numbered()
+    b.input("unused", 7)
+    compiled(b, b.done(b.q(b.input("x", 3))))
+
+
+def test_quantized_inputs_and_outputs() -> None:
+    for storage, zero in (("uint8", 120), ("int8", -8)):
+        graph = Graph()
+        graph.stage = Stage.LOWERED
+        quant = Quant.make(storage, 0.1, zero)
+        x = graph.add_input("x", TensorType((2, 3, 5), quant))
+        table = np.random.default_rng(0).integers(0, 256, 256).astype(np.uint8).view(storage)
+        entries = graph.add_constant("table", table)
+        node = graph.create_node("q.lut", [x, entries], [x.tensor], output_names=["y"])
+        graph.set_outputs([node.output, x])
+        feeds = {"x": np.arange(-15, 15).astype(storage).reshape(2, 3, 5)}
+        wanted = evaluate(graph, feeds)
+        y, same = Program(compile_graph(graph, host_instruction_set())).run([feeds["x"]])
+        assert np.array_equal(y, wanted["y"])
+        assert np.array_equal(same, feeds["x"])
+
+
+def test_a_table_behind_a_convolution_is_fused() -> None:
+    b = Numbered()
+    x = b.q(b.input("x", 1, 4, 6, 6))
+    y = b.q(b.op("Conv", [x, b.weight((8, 4, 3, 3))], (1, 8, 6, 6), pads=[1, 1, 1, 1]), 0.2)
+    z = b.q(b.op("HardSwish", [y], (1, 8, 6, 6)), 0.1)
+    model = compiled(b, b.done(z))
+    assert not any("lut" in name for row in model.kernels for name in row.kernels)
+
+
+def test_equal_kernels_are_emitted_once() -> None:
+    b = Numbered()
+    x = b.q(b.input("x", 1, 8, 6, 6))
+    for _ in range(5):
+        y = b.op("Conv", [x, b.weight((8, 8, 3, 3))], (1, 8, 6, 6), pads=[1, 1, 1, 1])
+        x = b.q(y, 0.5)
+    model = compiled(b, b.done(x))
+    names = {name for row in model.kernels for name in row.kernels if name.startswith("conv")}
+    # The last result has no halo, so its kernel is another one.
+    assert len(names) == 2
+    assert model.llvm_ir.count('define internal void @"conv_') == 2
+
+
+def test_reshapes_of_contiguous_tensors_move_nothing() -> None:
+    b = Numbered()
+    x = b.q(b.input("x", 2, 8, 4))
+    y = b.op("Reshape", [x, b.constant(np.array([4, 16]))], (4, 16))
+    model = compiled(b, b.done(b.op("MatMul", [b.q(y), b.weight((16, 4), 1)], (4, 4))))
+    assert not any("copy" in name for row in model.kernels for name in row.kernels)
+
+
+def test_float_ops_with_broadcasting() -> None:
+    b = Numbered()
+    x = b.op("MatMul", [b.q(b.input("x", 3, 8)), b.weight((8, 5), 1)], (3, 5))
+    y = b.op("Add", [x, b.constant(np.arange(5, dtype=np.float32))], (3, 5))
+    z = b.op("Clip", [y, None, b.constant(np.float32(2.0))], (3, 5))
+    w = b.op("Div", [z, b.constant(np.float32(3.0))], (3, 5))
+    model = compiled(b, b.done(b.op("Max", [w, b.op("Neg", [w], (3, 5))], (3, 5))))
+    assert not model.regions
+
+
+def test_arena_is_shared_by_buffers_that_do_not_meet() -> None:
+    b = Numbered()
+    x = b.q(b.input("x", 1, 16, 16, 16))
+    for _ in range(8):
+        x = b.q(b.op("Conv", [x, b.weight((16, 16, 1, 1))], (1, 16, 16, 16)), 1.0)
+    model = compiled(b, b.done(x))
+    assert model.arena_bytes < 3 * (16 * 16 * 16 + 64) + 1024
+
+
+def test_an_op_without_a_kernel_is_named() -> None:
+    graph = Graph()
+    graph.stage = Stage.LOWERED
+    x = graph.add_input("x", float32(3))
+    node = graph.create_node("Erf", [x], [float32(3)], name="erf")
+    graph.set_outputs([node.output])
+    with pytest.raises(ModelError, match=r"no native kernel for 'Erf'.*'erf'"):
+        compile_graph(graph, host_instruction_set())
+
+
+@pytest.mark.parametrize("name", ["x86-avx512vnni", "arm-dotprod"])
+def test_code_for_other_cpus_is_compiled(name: str) -> None:
+    b = Numbered()
+    x = b.q(b.input("x", 1, 8, 5, 5))
+    y = b.q(b.op("Conv", [x, b.weight((8, 8, 3, 3))], (1, 8, 5, 5), pads=[1, 1, 1, 1]), 0.3)
+    y = b.q(b.op("Sigmoid", [y], (1, 8, 5, 5)), 1 / 256, 0)
+    graph = b.done(b.q(b.op("GlobalAveragePool", [y], (1, 8, 1, 1)), 1 / 256, 0))
+    lower(graph, PATTERNS)
+    convert_layout(graph)
+    model = compile_graph(graph, instruction_set(name))
+    expected = {"x86-avx512vnni": "vpdpbusd", "arm-dotprod": "sdot"}[name]
+    assert expected in model.assembly
