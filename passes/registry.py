@@ -19,4 +19,5 @@ PASS_MODULES = (
     "qcc.passes.fold_batchnorm",
     "qcc.passes.eliminate_dead",
     "qcc.passes.import_qdq",
+    "qcc.passes.suit_onnxruntime",
 )

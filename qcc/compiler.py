@@ -96,7 +96,7 @@ def quantize(
 
     config = config_of(backend)
     if is_quantized(graph):
-        return import_quantized(graph, config)
+        return import_quantized(graph)
     if calibration is None:
         raise ConfigError(
             "a float model needs sample inputs to calibrate with: give --calib DATA "
@@ -118,26 +118,45 @@ def _mapping(mapping: QConfigMapping | None, observer: str | None, config: Any) 
 
 
 def _exported(quantized: QuantizedModel, target: str, opset: int, size: int) -> ExportedModel:
-    from qcc.runtime.export_check import check_export
+    from qcc.runtime.export_check import check_export, float_outputs, output_sqnr
 
-    data = check_export(quantized, opset)
+    samples = _first_samples(quantized)
+    check = check_export(quantized.graph, opset, samples)
+    exact = float_outputs(quantized.float_graph, samples)
     report = quantized.report.with_(
         target=target,
         model_bytes=size,
-        output_bytes=data.model_bytes,
-        weight_bytes=data.weight_bytes,
-        output_sqnr_db=data.output_sqnr_db,
+        output_bytes=check.model_bytes,
+        weight_bytes=check.weight_bytes,
+        output_sqnr_db=output_sqnr(exact, check.outputs),
     )
     return ExportedModel(quantized, report, opset)
 
 
 def _native(quantized: QuantizedModel, target: str, threads: int, size: int) -> Executable:
-    from qcc.runtime.build import codegen
-    from qcc.runtime.report import native_report
+    from qcc.backends.llvm.isa import can_run
+    from qcc.runtime.build import codegen, target_instruction_set
+    from qcc.runtime.export_check import float_outputs, output_sqnr
+    from qcc.runtime.report import merge_reports
 
-    executable = codegen(quantized.graph, target, threads)
-    executable.report = native_report(executable, quantized).with_(model_bytes=size)
+    samples = _first_samples(quantized)
+    shapes = {name: array.shape for name, array in samples[0].items()} if samples else None
+    executable = codegen(quantized.graph, target, threads, shapes=shapes)
+    report = merge_reports(quantized.report, executable.report)
+    if can_run(target_instruction_set(target)):
+        exact = float_outputs(quantized.float_graph, samples)
+        sqnr = output_sqnr(exact, [executable.run(feeds) for feeds in samples[: len(exact)]])
+        report = report.with_(output_sqnr_db=sqnr)
+    executable.report = report.with_(model_bytes=size)
     return executable
+
+
+def _first_samples(quantized: QuantizedModel) -> list[dict[str, Array]]:
+    """A few of the kept calibration batches."""
+    from qcc.runtime.export_check import SAMPLES
+
+    kept = quantized.samples
+    return [] if kept is None else [kept[index] for index in range(min(SAMPLES, len(kept)))]
 
 
 def _model_bytes(model: Path | str | bytes | Graph) -> int:

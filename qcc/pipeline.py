@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from qcc.ir.core import Graph
+from qcc.errors import ConfigError
+from qcc.ir.core import Graph, Node, Stage, Value
 from qcc.passes.assign_numbers import Numbering, assign_numbers
-from qcc.passes.correct_bias import Twin, correct_bias
+from qcc.passes.correct_bias import Measured, Twin, correct_bias
 from qcc.passes.fusion_plan import FusionPlan
 from qcc.passes.insert_observers import Observation, insert_observers, plan_observation
 from qcc.passes.manager import PassManager, parse_pass_list
@@ -16,7 +17,30 @@ from qcc.passes.scales import resolve_scales
 from qcc.passes.select_fusions import select_fusions
 from qcc.quant.backend_config import BackendConfig
 from qcc.quant.calibration.calibrator import Calibrator, Progress
+from qcc.quant.calibration.spill import KeptSamples
 from qcc.quant.qconfig_mapping import QConfigMapping, get_default_qconfig_mapping
+from qcc.quant.report import CompileReport, NodeReport
+
+FLOAT_PASSES = (
+    "fold-constants,canonicalize,fold-constants,refuse-layernorm,refuse-gelu,refuse-softmax,"
+    "refuse-hardsigmoid,refuse-hardswish,refuse-leakyrelu,fold-batchnorm,canonicalize,"
+    "eliminate-dead"
+)
+"""What happens to a float model before anything is quantized."""
+
+IMPORT_PASSES = "fold-constants,canonicalize,import-qdq,eliminate-dead"
+"""What happens to a model that holds its own Q/DQ."""
+
+LEAST_LOCAL_DB = 15.0
+"""A group whose own quantization error is larger than this ratio allows goes back to float.
+
+Measured on the zoo (``docs/accuracy.md``): healthy groups give 25 to 50 dB.
+"""
+
+GUARD_ROUNDS = 3
+"""How often convert looks for such groups again after it has put some back to float."""
+
+BACKENDS = ("x86", "onnx")
 
 
 @dataclass
@@ -33,6 +57,7 @@ class PreparedModel:
     plan: FusionPlan
     observation: Observation
     calibrator: Calibrator
+    threads: int = 1
 
     def calibrate(self, batches: Iterable[Any], progress: Progress | None = None) -> PreparedModel:
         """Run sample inputs through the float model; may be called again with more.
@@ -51,18 +76,31 @@ class PreparedModel:
         return clone
 
 
+@dataclass
+class QuantizedModel:
+    """The reference quantized model: ``graph`` at stage NUMBERED (Q/DQ around float ops).
+
+    ``report`` has a row for each node of the float graph; ``float_graph`` is what it was made from
+    (None for a model that came with its own Q/DQ); ``samples`` are kept calibration batches.
+    """
+
+    graph: Graph
+    report: CompileReport
+    float_graph: Graph | None = None
+    samples: KeptSamples | None = None
+
+
 def backend_config(name: str) -> BackendConfig:
-    from qcc.backends.onnx.config import CONFIG as ONNX
-    from qcc.backends.x86.config import CONFIG as X86
-    return {"x86": X86, "onnx": ONNX}[name]
+    """The BackendConfig of one of :data:`BACKENDS`; raises ConfigError for another name."""
+    if name == "x86":
+        from qcc.backends.x86.config import CONFIG as X86
 
+        return X86
+    if name == "onnx":
+        from qcc.backends.onnx.config import CONFIG as ONNX
 
-FLOAT_PASSES = (
-    "fold-constants,canonicalize,fold-constants,refuse-layernorm,refuse-gelu,refuse-softmax,"
-    "refuse-hardsigmoid,refuse-hardswish,refuse-leakyrelu,fold-batchnorm,canonicalize,"
-    "eliminate-dead"
-)
-"""What happens to a float model before anything is quantized."""
+        return ONNX
+    raise ConfigError(f"there is no backend '{name}'; choose one of: {', '.join(BACKENDS)}")
 
 
 def prepare(
@@ -72,25 +110,148 @@ def prepare(
     *,
     threads: int = 1,
 ) -> PreparedModel:
-    """Ready a FLOAT graph for calibration; the graph itself is not changed."""
+    """Ready a FLOAT graph for calibration; the graph itself is not changed.
+
+    ``qconfig_mapping`` defaults to the backend's own, ``backend`` to x86.  ``threads`` run the
+    float model.
+    """
     backend = backend or backend_config("x86")
     mapping = qconfig_mapping or get_default_qconfig_mapping(backend.name)
-    graph = graph.clone()
-    PassManager(parse_pass_list(FLOAT_PASSES), verify=False).run(graph)
+    graph = _after_float_passes(graph)
     plan = select_fusions(graph, backend, mapping)
     observation = plan_observation(plan)
     calibrator = Calibrator(graph, observation.observed, threads=threads)
-    return PreparedModel(graph, backend, mapping, plan, observation, calibrator)
+    return PreparedModel(graph, backend, mapping, plan, observation, calibrator, threads)
 
 
-def convert(prepared: PreparedModel, correct=True):
-    clone = prepared.graph.clone()
-    plan = prepared.plan.on(prepared.graph, clone)
-    origin = dict(zip(clone.values(), prepared.graph.values()))
-    insert_observers(clone, plan, prepared.observation)
-    scales = resolve_scales(prepared.plan, prepared.observation, prepared.calibrator.parameters)
-    numbering = assign_numbers(clone, plan, prepared.observation, scales)
-    origin.update({s: origin[v] for s, v in numbering.sources.items()})
-    twin = Twin(prepared.graph, prepared.plan, clone, plan, origin)
-    measured = correct_bias(twin, prepared.calibrator.kept, correct=correct)
-    return clone, plan, numbering, measured
+def convert(
+    prepared: PreparedModel,
+    progress: Progress | None = None,
+    *,
+    bias_correction: bool = True,
+    least_local_db: float = LEAST_LOCAL_DB,
+) -> QuantizedModel:
+    """The Q/DQ model that calibration found; ``prepared`` can be converted again.
+
+    Biases are corrected unless ``bias_correction`` is off.  Groups whose own error exceeds
+    ``least_local_db`` on kept samples stay float, with that reason in the report.
+    """
+    plan, observation = prepared.plan, prepared.observation
+    noisy: dict[str, str] = {}
+    for last in (*[False] * GUARD_ROUNDS, True):
+        numbered, numbering, measured = _number(
+            prepared, plan, observation, bias_correction, progress
+        )
+        found = {} if last else _too_noisy(plan, measured, least_local_db)
+        if not found:
+            break
+        noisy.update(found)
+        plan = select_fusions(prepared.graph, prepared.backend, prepared.mapping, noisy)
+        observation = prepared.observation.merged_with(plan_observation(plan))
+    report = CompileReport(
+        prepared.backend.name,
+        tuple(_rows(prepared.graph, plan, numbering, measured)),
+        notes=tuple(numbering.notes),
+    )
+    samples = prepared.calibrator.kept
+    return QuantizedModel(_suited(numbered, prepared.backend), report, prepared.graph, samples)
+
+
+def is_quantized(graph: Graph) -> bool:
+    """Whether a model came with its own QuantizeLinear, DequantizeLinear or QLinear nodes."""
+    if graph.stage is Stage.NUMBERED:
+        return True
+    marks = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "QGemm")
+    return any(node.op_type in marks for node in graph.walk())
+
+
+def import_quantized(graph: Graph) -> QuantizedModel:
+    """A model that holds its own Q/DQ, at stage NUMBERED; its numbers are kept as they are."""
+    if graph.stage is not Stage.NUMBERED:
+        graph = graph.clone()
+        PassManager(parse_pass_list(IMPORT_PASSES)).run(graph)
+        graph.stage = Stage.NUMBERED
+    return QuantizedModel(graph, CompileReport("imported"))
+
+
+def explain(graph: Graph, backend: BackendConfig) -> CompileReport:
+    """What each node would become on ``backend`` with its default configuration."""
+    graph = _after_float_passes(graph)
+    plan = select_fusions(graph, backend, get_default_qconfig_mapping(backend.name))
+    return CompileReport(backend.name, tuple(_rows(graph, plan, None, None)))
+
+
+def _after_float_passes(graph: Graph) -> Graph:
+    clone = graph.clone()
+    PassManager(parse_pass_list(FLOAT_PASSES)).run(clone)
+    return clone
+
+
+def _number(
+    prepared: PreparedModel,
+    plan: FusionPlan,
+    observation: Observation,
+    correct: bool,
+    progress: Progress | None,
+) -> tuple[Graph, Numbering, Measured]:
+    graph = prepared.graph
+    clone = graph.clone()
+    copied = plan.on(graph, clone)
+    origin: dict[Value, Value] = dict(zip(clone.values(), graph.values(), strict=True))
+    insert_observers(clone, copied, observation)
+    scales = resolve_scales(plan, observation, prepared.calibrator.parameters)
+    numbering = assign_numbers(clone, copied, observation, scales)
+    origin.update({stored: origin[value] for stored, value in numbering.sources.items()})
+    twin = Twin(graph, plan, clone, copied, origin)
+    kept, threads = prepared.calibrator.kept, prepared.threads
+    measured = correct_bias(twin, kept, correct=correct, threads=threads, progress=progress)
+    return clone, numbering, measured
+
+
+def _too_noisy(plan: FusionPlan, measured: Measured, least: float) -> dict[str, str]:
+    """First results of the nodes of groups that are too noisy to the sentence that says so."""
+    found: dict[str, str] = {}
+    for group in plan.groups:
+        ratio = measured.local.get(group.key)
+        if ratio is None or ratio >= least:
+            continue
+        sentence = (
+            f"quantizing it leaves a signal-to-noise ratio of {ratio:.1f} dB, "
+            f"less than the {least:g} dB that keep the model's accuracy"
+        )
+        found.update({node.output.name: sentence for node in group.nodes})
+    return found
+
+
+def _suited(graph: Graph, backend: BackendConfig) -> Graph:
+    """``graph`` after what the backend's own runtime needs."""
+    if backend.name == "onnx":
+        PassManager(parse_pass_list("suit-onnxruntime")).run(graph)
+    return graph
+
+
+def _rows(
+    graph: Graph, plan: FusionPlan, numbering: Numbering | None, measured: Measured | None
+) -> Iterable[NodeReport]:
+    members = plan.group_of()
+    quants: Mapping[str, Any] = {} if numbering is None else numbering.quants
+    for node in graph.nodes:
+        group = members.get(node)
+        if group is None:
+            yield NodeReport(node.label, node.op, "float32", reason=_reason(node, plan))
+            continue
+        quant = quants.get(group.key)
+        yield NodeReport(
+            node.label,
+            node.op,
+            "int8",
+            tuple(inner.label for inner in group.nodes),
+            output_scale=None if quant is None else quant.scale[0],
+            output_zero_point=None if quant is None else quant.zero_point[0],
+            sqnr_db=None if measured is None else measured.sqnr.get(group.key),
+        )
+
+
+def _reason(node: Node, plan: FusionPlan) -> str:
+    sentences = plan.refusals.get(node, ())
+    return sentences[0] if sentences else f"the backend has no pattern for {node.op}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,7 +78,7 @@ def calibration_from(
     mean: str | None,
     std: str | None,
     layout: str,
-) -> Iterable[dict[str, Any]] | None:
+) -> Iterable[Mapping[str, Any]] | None:
     """Batches for ``model`` from the data options, or None without ``--calib``."""
     if data is None:
         return None

@@ -125,6 +125,12 @@ class Rewriter:
             self.changes += 1
             value.type = type
 
+    def remove_attribute(self, node: Node, name: str) -> None:
+        """Remove one attribute of a node, if it has it."""
+        if name in node.attributes:
+            self.changes += 1
+            del node.attributes[name]
+
     def set_attribute(self, node: Node, name: str, attribute: Attribute) -> None:
         """Set one attribute of a node."""
         self.changes += 1

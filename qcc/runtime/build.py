@@ -19,15 +19,23 @@ from qcc.runtime.executable import Executable, Variant
 
 
 def codegen(
-    graph: Graph, target: str = "host", threads: int = 1, *, emulate: bool = False
+    graph: Graph,
+    target: str = "host",
+    threads: int = 1,
+    *,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    emulate: bool = False,
 ) -> Executable:
     """Compile a NUMBERED graph (Q/DQ around float ops) to native code.
 
     ``target`` is ``host`` (the best instruction set of this CPU) or the name of one; code for an
     instruction set that this CPU lacks can be saved, but not run.  ``threads`` native threads work
-    on each call.  ``emulate`` replaces the instructions of the target by their definitions, so that
-    its code runs here.  Raises :class:`ConfigError` for an unknown target.
+    on each call.  ``shapes`` are input shapes to compile for now where the graph has symbolic
+    dimensions; other shapes are compiled when they are first met.  ``emulate`` replaces the
+    instructions of the target by their definitions, so that its code runs here.  ``graph`` may be
+    what ``convert`` gives.  Raises :class:`ConfigError` for an unknown target.
     """
+    graph = getattr(graph, "graph", graph)
     if graph.stage is not Stage.NUMBERED:
         raise ModelError(
             f"The graph is at stage '{graph.stage.value}'; convert it to Q/DQ form before code "
@@ -36,7 +44,7 @@ def codegen(
     if threads < 1:
         raise ConfigError(f"There must be at least 1 thread, not {threads}.")
     isa = target_instruction_set(target)
-    return executable_for(graph, isa.for_emulation() if emulate else isa, threads)
+    return executable_for(graph, isa.for_emulation() if emulate else isa, threads, shapes)
 
 
 def target_instruction_set(target: str) -> InstructionSet:
@@ -56,8 +64,13 @@ def backend_of(isa: InstructionSet) -> BackendConfig:
     return CONFIG
 
 
-def executable_for(graph: Graph, isa: InstructionSet, threads: int) -> Executable:
-    """Compile ``graph`` now where its shapes are fixed, else when shapes are first met."""
+def executable_for(
+    graph: Graph,
+    isa: InstructionSet,
+    threads: int,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Executable:
+    """Compile ``graph`` now where its shapes are fixed or given, else when they are first met."""
     from qcc.backends.llvm.codegen import tensor_spec
     from qcc.backends.llvm.compile import compile_numbered
 
@@ -66,11 +79,11 @@ def executable_for(graph: Graph, isa: InstructionSet, threads: int) -> Executabl
     outputs = tuple(map(tensor_spec, graph.outputs))
     report = CompileReport(isa.name)
     variants: list[Variant] = []
-    if all(value.tensor.is_static for value in graph.inputs):
-        program = compile_numbered(graph, isa, patterns)
-        shapes = tuple(value.tensor.static_shape for value in graph.inputs)
-        variants.append(Variant(shapes, program.model))
-        outputs = program.model.outputs
+    fixed = all(value.tensor.is_static for value in graph.inputs)
+    if fixed or shapes is not None:
+        program = compile_numbered(graph, isa, patterns, None if fixed else shapes)
+        variants.append(Variant(_input_shapes(graph, None if fixed else shapes), program.model))
+        outputs = program.model.outputs if fixed else outputs
         report = report.with_(
             nodes=program.rows,
             arena_bytes=program.model.arena_bytes,
@@ -90,3 +103,11 @@ def executable_for(graph: Graph, isa: InstructionSet, threads: int) -> Executabl
         compile_for=compile_for,
         graph=graph,
     )
+
+
+def _input_shapes(
+    graph: Graph, shapes: Mapping[str, tuple[int, ...]] | None
+) -> tuple[tuple[int, ...], ...]:
+    if shapes is None:
+        return tuple(value.tensor.static_shape for value in graph.inputs)
+    return tuple(tuple(shapes[value.name]) for value in graph.inputs)

@@ -21,9 +21,9 @@ PERFECT_SQNR_DB = 200.0
 class OutputDifference:
     """One output over all samples.
 
-    ``sqnr_db`` is 20 log10(|x| / |x - y|); ``cosine`` the cosine similarity; ``largest`` the largest
-    absolute difference; ``top1_agreement`` the share of rows with the same largest entry, for
-    outputs of shape [rows, classes], else None.
+    ``sqnr_db`` is 20 log10(|x| / |x - y|); ``cosine`` the cosine similarity; ``largest`` the
+    largest absolute difference; ``top1_agreement`` the share of rows with the same largest entry,
+    for outputs of shape [rows, classes], else None.
     """
 
     name: str
@@ -90,7 +90,8 @@ def compare(
 ) -> list[OutputDifference]:
     """Differences of every numeric output over ``batches``; raises DataError without batches."""
     sums: dict[str, _Sums] = {}
-    for feeds in batches:
+    for batch in batches:
+        feeds = _inputs_of(reference, batch)
         expected, got = reference.run(feeds), other.run(feeds)
         for name, array in expected.items():
             if not isinstance(array, np.ndarray) or array.dtype == object:
@@ -101,6 +102,14 @@ def compare(
     if not sums:
         raise DataError("the data hold no samples; give at least one")
     return [total.difference(name) for name, total in sums.items()]
+
+
+def _inputs_of(model: Runnable, batch: Mapping[str, Array]) -> dict[str, Array]:
+    """The model's inputs out of a batch that may hold labels too; DataError where one is absent."""
+    absent = [name for name in model.input_names if name not in batch]
+    if absent:
+        raise DataError(f"the data hold no array '{absent[0]}', which is an input of the model")
+    return {name: batch[name] for name in model.input_names}
 
 
 def compare_models(

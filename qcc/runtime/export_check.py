@@ -97,6 +97,17 @@ def _agreement(expected: Mapping[str, Array], got: Mapping[str, Array]) -> float
     return least
 
 
+def float_outputs(
+    graph: Graph | None, samples: Sequence[Mapping[str, Array]]
+) -> list[dict[str, Array]]:
+    """All outputs of the float model for each sample; nothing where there is no float model."""
+    if graph is None:
+        return []
+    from qcc.ref.evaluate import evaluate
+
+    return [evaluate(graph, feeds) for feeds in samples]
+
+
 def output_sqnr(
     expected: Sequence[Mapping[str, Array]], got: Sequence[Mapping[str, Array]]
 ) -> dict[str, float]:
