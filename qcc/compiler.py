@@ -316,7 +316,7 @@ def backend_name(target: str) -> str:
 
     if target in EXPORT_TARGETS:
         return target
-    if target in native_targets():
+    if all(name.strip() in native_targets() for name in target.split(",")):
         return "x86"
     known = ", ".join((*native_targets(), *EXPORT_TARGETS))
     raise ConfigError(f"there is no target '{target}'; choose one of: {known}")

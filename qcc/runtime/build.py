@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from qcc.backends.llvm.isa import (
     INSTRUCTION_SETS,
     InstructionSet,
+    can_run,
     host_instruction_set,
     instruction_set,
 )
@@ -28,7 +29,8 @@ def codegen(
 ) -> Executable:
     """Compile a NUMBERED graph (Q/DQ around float ops) to native code.
 
-    ``target`` is ``host`` (the best instruction set of this CPU) or the name of one; code for an
+    ``target`` is ``host`` (the best instruction set of this CPU), the name of one, or several names
+    separated by commas: whoever runs the model takes the best that its CPU has.  Code for an
     instruction set that this CPU lacks can be saved, but not run.  ``threads`` native threads work
     on each call.  ``shapes`` are input shapes to compile for now where the graph has symbolic
     dimensions; other shapes are compiled when they are first met.  ``emulate`` replaces the
@@ -43,13 +45,23 @@ def codegen(
         )
     if threads < 1:
         raise ConfigError(f"There must be at least 1 thread, not {threads}.")
-    isa = target_instruction_set(target)
-    return executable_for(graph, isa.for_emulation() if emulate else isa, threads, shapes)
+    sets = target_instruction_sets(target)
+    if emulate:
+        sets = tuple(isa.for_emulation() for isa in sets)
+    return executable_for(graph, sets, threads, shapes)
+
+
+def target_instruction_sets(target: str) -> tuple[InstructionSet, ...]:
+    """The instruction sets of a target, the best first; ConfigError for an unknown name."""
+    names = {name.strip() for name in target.split(",")}
+    found = {host_instruction_set() if name == "host" else instruction_set(name) for name in names}
+    return tuple(sorted(found, key=lambda isa: list(INSTRUCTION_SETS).index(isa.name)))
 
 
 def target_instruction_set(target: str) -> InstructionSet:
-    """The instruction set of a target name; ConfigError where there is none."""
-    return host_instruction_set() if target == "host" else instruction_set(target)
+    """The best instruction set of a target that this CPU runs, else the best of all."""
+    sets = target_instruction_sets(target)
+    return next(filter(can_run, sets), sets[0])
 
 
 def native_targets() -> tuple[str, ...]:
@@ -66,23 +78,28 @@ def backend_of(isa: InstructionSet) -> BackendConfig:
 
 def executable_for(
     graph: Graph,
-    isa: InstructionSet,
+    sets: Sequence[InstructionSet],
     threads: int,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Executable:
-    """Compile ``graph`` now where its shapes are fixed or given, else when they are first met."""
+    """Compile ``graph`` now where its shapes are fixed or given, else when they are first met.
+
+    The report speaks of the instruction set that runs here.
+    """
     from qcc.backends.llvm.codegen import tensor_spec
     from qcc.backends.llvm.compile import compile_numbered
 
-    patterns = backend_of(isa).patterns
-    inputs = tuple(map(tensor_spec, graph.inputs))
+    chosen = next(filter(can_run, sets), sets[0])
     outputs = tuple(map(tensor_spec, graph.outputs))
-    report = CompileReport(isa.name)
+    report = CompileReport(chosen.name)
     variants: list[Variant] = []
     fixed = all(value.tensor.is_static for value in graph.inputs)
-    if fixed or shapes is not None:
-        program = compile_numbered(graph, isa, patterns, None if fixed else shapes)
-        variants.append(Variant(_input_shapes(graph, None if fixed else shapes), program.model))
+    for isa in sets if fixed or shapes is not None else ():
+        given = None if fixed else shapes
+        program = compile_numbered(graph, isa, backend_of(isa).patterns, given)
+        variants.append(Variant(_input_shapes(graph, given), program.model))
+        if isa is not chosen:
+            continue
         outputs = program.model.outputs if fixed else outputs
         report = report.with_(
             nodes=program.rows,
@@ -91,14 +108,14 @@ def executable_for(
         )
 
     def compile_for(shapes: Mapping[str, tuple[int, ...]]) -> CompiledModel:
-        return compile_numbered(graph, isa, patterns, shapes).model
+        return compile_numbered(graph, chosen, backend_of(chosen).patterns, shapes).model
 
     return Executable(
-        inputs,
+        tuple(map(tensor_spec, graph.inputs)),
         outputs,
         variants,
         report,
-        target=isa.name,
+        target=",".join(isa.name for isa in sets),
         threads=threads,
         compile_for=compile_for,
         graph=graph,

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from qcc.backends.llvm.isa import can_run
 from qcc.backends.llvm.model import CompiledModel, TensorSpec
 from qcc.errors import DataError
 from qcc.ir.core import Array, Graph
@@ -148,9 +149,9 @@ class Executable:
             return found
 
     def _variant(self, shapes: Shapes) -> Variant:
-        for variant in self._variants:
-            if variant.shapes == shapes or not self.has_free_dimensions:
-                return variant
+        fitting = [v for v in self._variants if v.shapes == shapes or not self.has_free_dimensions]
+        if fitting:
+            return next((v for v in fitting if can_run(v.model.isa)), fitting[0])
         if self._compile_for is None:
             known = "; ".join(str([list(s) for s in v.shapes]) for v in self._variants)
             raise DataError(
