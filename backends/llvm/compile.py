@@ -95,11 +95,16 @@ def _integer_row(
         op,
         "int8",
         fused,
-        kernel="" if row is None else ", ".join(row.kernels),
+        kernel="" if row is None else ", ".join(sorted(row.kernels, key=_is_minor)),
         isa="" if row is None else isa,
         output_scale=None if quant is None else quant.scale[0],
         output_zero_point=None if quant is None else quant.zero_point[0],
     )
+
+
+def _is_minor(kernel: str) -> bool:
+    """Whether this kernel only prepares memory for the node's own."""
+    return kernel.startswith("halo_")
 
 
 def _float_reasons(lowered: Graph, report: LoweringReport) -> dict[str, str]:

@@ -93,6 +93,8 @@ def save(executable: Executable, path: Path | str) -> None:
 
 def _graph_section(executable: Executable, sections: _Sections) -> int | None:
     """The quantized graph as text, with its constants only where shapes are still free."""
+    if executable.graph_text is not None:
+        return sections.add(executable.graph_text)
     if executable.graph is None:
         return None
     from qcc.ir.print import print_graph
@@ -186,6 +188,7 @@ def load(path: Path | str, *, threads: int = 1) -> Executable:
         target=target,
         threads=threads,
         compile_for=_compiler(file, manifest, target),
+        graph_text=None if manifest["graph"] is None else file.content(manifest["graph"]),
     )
 
 

@@ -51,6 +51,7 @@ class Executable:
         threads: int = 1,
         compile_for: Compile | None = None,
         graph: Graph | None = None,
+        graph_text: bytes | None = None,
     ) -> None:
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
@@ -58,6 +59,8 @@ class Executable:
         self.target = target
         self.threads = threads
         self.graph = graph
+        self.graph_text = graph_text
+        """The quantized graph as an artifact held it (``.qir``), or None."""
         self._variants = list(variants)
         self._programs: dict[Shapes, Program] = {}
         self._compile_for = compile_for

@@ -153,8 +153,11 @@ def test_free_dimensions_compile_after_loading(tmp_path: Path) -> None:
     loaded = load(path)
     assert len(loaded.variants) == 1
     assert np.array_equal(loaded.run(feeds)["y"], wanted["y"])
+    again = tmp_path / "again.qcc"
+    loaded.save(again)
     three = np.ones((3, 3, 4, 4), np.float32)
     assert np.array_equal(loaded(three), executable(three))
+    assert np.array_equal(load(again)(three), executable(three))
 
 
 def test_loading_needs_neither_onnx_nor_onnxruntime(
