@@ -184,4 +184,5 @@ def check_array(spec: TensorSpec, data: Any) -> Array:
             raise DataError(
                 f"Input '{spec.name}' must have the shape [{wanted}], not {list(array.shape)}."
             )
-    return np.ascontiguousarray(array)
+    # Not ascontiguousarray, which makes a scalar a vector of one.
+    return np.asarray(array, order="C")

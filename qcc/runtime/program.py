@@ -171,7 +171,7 @@ class Program:
     ) -> None:
         given = [self._read(source, context, slots, outputs) for source in step.inputs]
         for slot, result in zip(step.slots, self._region(step.model).run(given), strict=True):
-            array = np.ascontiguousarray(result)
+            array = np.asarray(result, order="C")
             slots[slot] = array
             context.inputs[slot] = array.ctypes.data
 
