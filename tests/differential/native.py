@@ -1,0 +1,94 @@
+"""Native code against the reference evaluator, output by output, byte by byte."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from qcc.backends.llvm.compile import compile_numbered
+from qcc.backends.llvm.isa import InstructionSet, can_run
+from qcc.ir.core import Array, Graph
+from qcc.quant.report import CompileReport
+from qcc.ref.evaluate import evaluate
+from qcc.runtime.build import backend_of
+from qcc.runtime.executable import Executable, Variant
+from tests.differential.models import Feeds
+
+Shapes: TypeAlias = "tuple[tuple[int, ...], ...]"
+"""One shape an input, in order."""
+
+
+@dataclass(frozen=True)
+class NativeComparison:
+    """What one model gave on one instruction set, over all feeds."""
+
+    outputs: int
+    elements: int
+    differing_bytes: int
+
+
+def runnable_row(isa: InstructionSet) -> InstructionSet:
+    """The row itself where this CPU runs it, else its emulation."""
+    return isa if can_run(isa) else isa.for_emulation()
+
+
+def with_stored_outputs(graph: Graph) -> Graph:
+    """A copy of a NUMBERED graph whose outputs are also all values that it stores as integers.
+
+    A model may end in a few floats that hide what happened before them.
+    """
+    copy = graph.clone()
+    stored = [node.output for node in copy.nodes if node.op == "q.quantize"]
+    copy.set_outputs(list(dict.fromkeys([*copy.outputs, *stored])))
+    return copy
+
+
+def compare_native(
+    graph: Graph, isa: InstructionSet, feeds: Sequence[Feeds], threads: int = 1
+) -> NativeComparison:
+    """Compile a NUMBERED ``graph`` for ``isa``, run it on ``feeds`` and compare all outputs."""
+    programs: dict[Shapes, tuple[Executable, Graph]] = {}
+    elements = differing = 0
+    for feed in feeds:
+        shapes = tuple(feed[value.name].shape for value in graph.inputs)
+        if shapes not in programs:
+            programs[shapes] = _compiled(graph, isa, shapes, threads)
+        executable, lowered = programs[shapes]
+        expected, found = evaluate(lowered, feed), executable.run(feed)
+        if set(found) != set(expected):
+            raise AssertionError(f"outputs {sorted(found)} instead of {sorted(expected)}")
+        for name, array in expected.items():
+            elements += np.asarray(array).size
+            differing += _differing_bytes(name, np.asarray(array), found[name])
+    for executable, _ in programs.values():
+        executable.close()
+    return NativeComparison(len(graph.outputs), elements, differing)
+
+
+def _compiled(
+    graph: Graph, isa: InstructionSet, shapes: Shapes, threads: int
+) -> tuple[Executable, Graph]:
+    """The executable that ``codegen`` gives, and the lowered graph that it was compiled from."""
+    named = dict(zip((value.name for value in graph.inputs), shapes, strict=True))
+    program = compile_numbered(graph, isa, backend_of(isa).patterns, named)
+    executable = Executable(
+        program.model.inputs,
+        program.model.outputs,
+        [Variant(shapes, program.model)],
+        CompileReport(isa.name),
+        target=isa.name,
+        threads=threads,
+    )
+    return executable, program.lowered
+
+
+def _differing_bytes(name: str, expected: Array, found: Array) -> int:
+    if expected.shape != found.shape or expected.dtype != found.dtype:
+        raise AssertionError(
+            f"{name}: {found.dtype}{found.shape} instead of {expected.dtype}{expected.shape}"
+        )
+    sides = [np.frombuffer(np.ascontiguousarray(a).tobytes(), np.uint8) for a in (expected, found)]
+    return int(np.count_nonzero(sides[0] != sides[1]))
