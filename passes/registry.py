@@ -20,4 +20,5 @@ PASS_MODULES = (
     "qcc.passes.eliminate_dead",
     "qcc.passes.import_qdq",
     "qcc.passes.suit_onnxruntime",
+    "qcc.backends.graph_passes",
 )

@@ -91,10 +91,10 @@ def quantize(
     progress: Progress | None = None,
 ) -> QuantizedModel:
     """The Q/DQ form of ``graph`` for ``backend``, by calibration or from its own Q/DQ nodes."""
-    from qcc.pipeline import backend_config as config_of
+    from qcc.backends.registry import backend_config
     from qcc.pipeline import convert, import_quantized, is_quantized, prepare
 
-    config = config_of(backend)
+    config = backend_config(backend)
     if is_quantized(graph):
         return import_quantized(graph)
     if calibration is None:
@@ -140,7 +140,7 @@ def _native(quantized: QuantizedModel, target: str, threads: int, size: int) -> 
     from qcc.runtime.report import merge_reports
 
     samples = _first_samples(quantized)
-    shapes = {name: array.shape for name, array in samples[0].items()} if samples else None
+    shapes = _shapes_to_compile(quantized.graph, samples)
     executable = codegen(quantized.graph, target, threads, shapes=shapes)
     report = merge_reports(quantized.report, executable.report)
     if can_run(target_instruction_set(target)):
@@ -149,6 +149,16 @@ def _native(quantized: QuantizedModel, target: str, threads: int, size: int) -> 
         report = report.with_(output_sqnr_db=sqnr)
     executable.report = report.with_(model_bytes=size)
     return executable
+
+
+def _shapes_to_compile(graph: Graph, samples: list[dict[str, Array]]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the first sample; without samples, the declared ones with 1 for what is free."""
+    if samples:
+        return {name: array.shape for name, array in samples[0].items()}
+    return {
+        value.name: tuple(d if isinstance(d, int) else 1 for d in value.tensor.shape or ())
+        for value in graph.inputs
+    }
 
 
 def _first_samples(quantized: QuantizedModel) -> list[dict[str, Array]]:
@@ -339,6 +349,7 @@ def list_targets() -> list[TargetInfo]:
 
 def explain_file(model: Path, target: str) -> CompileReport:
     """What each node of ``model`` would become, without calibration."""
-    from qcc.pipeline import backend_config, explain
+    from qcc.backends.registry import backend_config
+    from qcc.pipeline import explain
 
     return explain(read_graph(model), backend_config(backend_name(target)))

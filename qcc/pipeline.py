@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qcc.errors import ConfigError
+from qcc.backends.registry import backend_config
 from qcc.ir.core import Graph, Node, Stage, Value
 from qcc.passes.assign_numbers import Numbering, assign_numbers
 from qcc.passes.correct_bias import Measured, Twin, correct_bias
@@ -39,8 +39,6 @@ Measured on the zoo (``docs/accuracy.md``): healthy groups give 25 to 50 dB.
 
 GUARD_ROUNDS = 3
 """How often convert looks for such groups again after it has put some back to float."""
-
-BACKENDS = ("x86", "onnx")
 
 
 @dataclass
@@ -88,19 +86,6 @@ class QuantizedModel:
     report: CompileReport
     float_graph: Graph | None = None
     samples: KeptSamples | None = None
-
-
-def backend_config(name: str) -> BackendConfig:
-    """The BackendConfig of one of :data:`BACKENDS`; raises ConfigError for another name."""
-    if name == "x86":
-        from qcc.backends.x86.config import CONFIG as X86
-
-        return X86
-    if name == "onnx":
-        from qcc.backends.onnx.config import CONFIG as ONNX
-
-        return ONNX
-    raise ConfigError(f"there is no backend '{name}'; choose one of: {', '.join(BACKENDS)}")
 
 
 def prepare(
