@@ -152,7 +152,7 @@ def _native(quantized: QuantizedModel, target: str, threads: int, size: int) -> 
 
 
 def _shapes_to_compile(graph: Graph, samples: list[dict[str, Array]]) -> dict[str, tuple[int, ...]]:
-    """The shapes of the first sample; without samples, the declared ones with 1 for what is free."""
+    """Those of the first sample; without samples, the declared ones with 1 for what is free."""
     if samples:
         return {name: array.shape for name, array in samples[0].items()}
     return {

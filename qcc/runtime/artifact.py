@@ -11,7 +11,8 @@
 
 The manifest lists every section with its offset, size and BLAKE2b-256.  Numbers are little endian.
 Sections are object code (ELF) and packed weights for each variant, ONNX models of float regions,
-and the text of the quantized graph.  Weights are memory-mapped.  Nothing is unpickled.
+and the zlib-compressed text of the quantized graph.  Weights are memory-mapped.  Nothing is
+unpickled.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import hashlib
 import json
 import mmap
 import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -100,7 +102,7 @@ def _graph_section(executable: Executable, sections: _Sections) -> int | None:
     from qcc.ir.print import print_graph
 
     text = print_graph(executable.graph, resources=executable.has_free_dimensions)
-    return sections.add(text.encode())
+    return sections.add(zlib.compress(text.encode()))
 
 
 def _variant_data(variant: Variant, sections: _Sections) -> dict[str, Any]:
@@ -323,7 +325,7 @@ def _compiler(file: _File, manifest: Mapping[str, Any], target: str) -> Compile 
         from qcc.ir.parse import parse_graph
         from qcc.runtime.build import backend_of, target_instruction_set
 
-        graph = parse_graph(file.content(manifest["graph"]).decode())
+        graph = parse_graph(zlib.decompress(file.content(manifest["graph"])).decode())
         isa = target_instruction_set(target)
         return compile_numbered(graph, isa, backend_of(isa).patterns, shapes).model
 
