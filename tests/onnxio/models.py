@@ -10,11 +10,32 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
 Array = NDArray[Any]
 
-RUNTIME_OPSET = 25
-"""The newest opset that onnxruntime surely loads; models of newer ones go to onnx.reference."""
+
+def _loads(opset: int) -> bool:
+    """Whether onnxruntime loads the opset and has a kernel for its QuantizeLinear."""
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    scale = helper.make_tensor_value_info("s", onnx.TensorProto.FLOAT, [])
+    node = helper.make_node("QuantizeLinear", ["x", "s"], ["y"])
+    graph = helper.make_graph([node], "g", [x, scale], [ValueInfoProto(name="y")])
+    imports = [helper.make_opsetid("", opset)]
+    proto = helper.make_model(graph, opset_imports=imports, ir_version=10)
+    try:
+        ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    except (Fail, NoKernel):
+        return False
+    return True
+
+
+RUNTIME_OPSET = next(opset for opset in (25, 24, 23, 22, 21) if _loads(opset))
+"""The newest opset that this onnxruntime surely runs; models of newer ones go to onnx.reference.
+
+onnxruntime 1.23, the last one for Python 3.10, has all kernels up to 22.
+"""
 
 
 def info(name: str, array: Array, shape: Sequence[Any] | None = None) -> ValueInfoProto:

@@ -11,7 +11,7 @@ from onnx import NodeProto, helper
 
 from qcc.errors import ModelError
 from qcc.onnxio import read_onnx, to_model_proto
-from tests.onnxio.models import assert_same, model, run_in_runtime
+from tests.onnxio.models import RUNTIME_OPSET, assert_same, model, run, run_in_runtime
 
 make = helper.make_node
 X = np.random.default_rng(0).normal(size=(2, 6, 4)).astype(np.float32)
@@ -53,6 +53,8 @@ LOWERED: list[tuple[NodeProto, dict[str, Any], int, float]] = [
 @pytest.mark.parametrize("case", LOWERED, ids=lambda case: f"{case[0].op_type}-{case[2]}")
 def test_older_opsets_compute_the_same(case: tuple[NodeProto, dict[str, Any], int, float]) -> None:
     node, constants, opset, tolerance = case
+    if RUNTIME_OPSET < 25 and any(a.name == "noop_with_empty_axes" for a in node.attribute):
+        pytest.skip("this onnxruntime refuses noop_with_empty_axes")
     feeds = {"x1": X[None]} if "x1" in node.input else {"x": X}
     arrays = {name: np.asarray(data) for name, data in constants.items()}
     before = model([node], feeds, list(node.output), 21, arrays)
@@ -61,7 +63,8 @@ def test_older_opsets_compute_the_same(case: tuple[NodeProto, dict[str, Any], in
         after = to_model_proto(graph, opset=target)
         assert next(i.version for i in after.opset_import if not i.domain) == target
         onnx.checker.check_model(after, full_check=True)
-        assert_same(run_in_runtime(after, feeds), run_in_runtime(before, feeds), tolerance)
+        rounding = ROUNDING if target > RUNTIME_OPSET else tolerance
+        assert_same(run(after, feeds), run_in_runtime(before, feeds), rounding)
     assert to_model_proto(graph) == to_model_proto(read_onnx(before))
 
 
