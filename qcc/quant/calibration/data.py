@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import itertools
 import sys
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,9 @@ from qcc.quant.calibration.batches import Batch, InputSpec
 from qcc.quant.calibration.images import IMAGE_SUFFIXES, ImageOptions, read_images
 
 ARRAY_SUFFIXES = (".npz", ".npy")
+
+UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+"""What numpy raises for files that are cut short, damaged or hold pickled objects."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ def _load_arrays(path: Path, inputs: Sequence[InputSpec]) -> dict[str, Array]:
     """The arrays of a file by input name; raises DataError when it cannot be read or named."""
     try:
         loaded = np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix == ".npy" else None)
-    except (OSError, ValueError, EOFError) as error:
+    except UNREADABLE as error:
         reason = str(error).split("\n")[0]
         raise DataError(f"the calibration file '{path}' cannot be read: {reason}") from None
     if isinstance(loaded, np.ndarray):
@@ -130,7 +135,7 @@ def _load_arrays(path: Path, inputs: Sequence[InputSpec]) -> dict[str, Array]:
     with loaded:
         try:
             arrays = {name: np.asarray(loaded[name]) for name in loaded.files}
-        except ValueError as error:
+        except UNREADABLE as error:
             raise DataError(f"the calibration file '{path}' cannot be read: {error}") from None
     if list(arrays) == ["arr_0"] and len(inputs) == 1:
         return {inputs[0].name: arrays["arr_0"]}

@@ -18,7 +18,7 @@ class Spill:
     """A temporary folder of arrays by key; nothing is held in memory.  Remove it with close()."""
 
     def __init__(self, purpose: str = "qcc") -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix=f"{purpose}-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{purpose}-"))
         self._numbers: dict[tuple[str, int], int] = {}
         self._next = 0
 
@@ -45,7 +45,7 @@ class Spill:
     def close(self) -> None:
         """Remove the folder with everything in it."""
         self._numbers.clear()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> Spill:
         return self
@@ -59,12 +59,12 @@ class Spill:
         self.close()
 
     def __del__(self) -> None:
-        folder = getattr(self, "_folder", None)
+        folder = getattr(self, "folder", None)
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _path(self, key: tuple[str, int]) -> Path:
-        return self._folder / f"{self._numbers[key]}.npy"
+        return self.folder / f"{self._numbers[key]}.npy"
 
 
 class KeptSamples:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from qcc.errors import ConfigError
 from qcc.quant.observers.base import ObserverArguments
 from qcc.quant.observers.grid import Floats, GridArguments, GridObserver
 
@@ -24,7 +25,18 @@ LEAST_SHARE = 0.02
 
 @dataclass(frozen=True)
 class MSEArguments(GridArguments):
-    """:class:`GridArguments`: nothing else to choose."""
+    """:class:`GridArguments`, and the power of the error that is summed.
+
+    A ``norm`` above 2 weighs large errors more, so that fewer outliers are clipped.
+    """
+
+    norm: float = 2.0
+
+    def check(self, observer: str) -> None:
+        """Raise ConfigError, naming ``observer``, unless the arguments fit together."""
+        super().check(observer)
+        if not 1.0 <= self.norm <= 8.0:
+            raise ConfigError(f"{observer}: norm must lie in 1 to 8, got {self.norm}")
 
 
 class MSEObserver(GridObserver):
@@ -36,6 +48,13 @@ class MSEObserver(GridObserver):
     """
 
     arguments_type: ClassVar[type[ObserverArguments]] = MSEArguments
+
+    @property
+    def arguments(self) -> MSEArguments:
+        """The arguments, typed."""
+        arguments = self.spec.arguments
+        assert isinstance(arguments, MSEArguments)
+        return arguments
 
     def search(self) -> tuple[float, float]:
         """The range of least error."""
@@ -90,7 +109,10 @@ class MSEObserver(GridObserver):
         stored = np.rint(values / scale)
         np.clip(stored, params.quant_min - zero, params.quant_max - zero, out=stored)
         difference = stored * scale - values
-        return float(np.dot(weights, difference * difference))
+        norm = self.arguments.norm
+        if norm == 2.0:
+            return float(np.dot(weights, difference * difference))
+        return float(np.dot(weights, np.abs(difference) ** norm))
 
 
 def _around(centre: float, reach: float, bound: float) -> Floats:
