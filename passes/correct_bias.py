@@ -12,13 +12,13 @@ of this group alone).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qcc.ir.core import Graph, Node, Value
+from qcc.ir.core import Array, Graph, Node, Value
 from qcc.ir.rewrite import Rewriter
 from qcc.ir.types import TensorType
 from qcc.passes.fusion_plan import FusionGroup, FusionPlan
@@ -135,46 +135,54 @@ class _Walk:
         spot = bias_spot(group) if group is not None and self.correct else None
         place = bias_spot(theirs) if theirs is not None and spot is not None else None
         wanted = self.exact.run(step, self.count, None if place is None else place.watch)
+        if group is not None:
+            self.measured.local[group.key] = self._local(step)
         if spot is not None and wanted is not None:
             found = self.numbered.measure(step, self.count, spot.watch)
             shift_bias(spot, found.means - wanted.means)
         self.numbered.run(step, self.count)
         if group is not None:
-            self._compare(step, group)
+            self.measured.sqnr[group.key] = self._accumulated(step)
         if step + 1 < len(self.exact.segments):
             self.exact.forget(step)
             self.numbered.forget(step)
 
-    def _compare(self, step: int, group: FusionGroup) -> None:
+    def _local(self, step: int) -> float:
+        """The ratio of a group fed with the float model's operands, its bias not yet corrected.
+
+        A correction makes up for errors of earlier groups, so it would count as one here.
+        """
         segment = self.numbered.segments[step]
-        pairs = [(self._exact(value), value) for value in segment.outputs]
-        noise, local = Noise(), Noise()
         region = FloatRegion(
             region_model(segment.nodes, segment.inputs, segment.outputs), self.numbered.threads
         )
-        for sample in range(min(self.count, COMPARED_SAMPLES)):
-            arrays = self.numbered.load(segment.outputs, sample)
-            self._add(noise, pairs, arrays, sample)
+        noise = Noise()
+        for sample in self._compared():
             feeds = [
                 stored(value, self.exact.spill.get(self._exact(value).name, sample))
                 for value in segment.inputs
             ]
-            self._add(local, pairs, region.run(feeds), sample)
-        self.measured.sqnr[group.key] = noise.sqnr_db
-        self.measured.local[group.key] = local.sqnr_db
+            self._add(noise, segment.outputs, region.run(feeds), sample)
+        return noise.sqnr_db
+
+    def _accumulated(self, step: int) -> float:
+        """The ratio of what a group really gives, after all errors so far."""
+        outputs, noise = self.numbered.segments[step].outputs, Noise()
+        for sample in self._compared():
+            self._add(noise, outputs, self.numbered.load(outputs, sample), sample)
+        return noise.sqnr_db
+
+    def _compared(self) -> range:
+        return range(min(self.count, COMPARED_SAMPLES))
 
     def _exact(self, value: Value) -> Value:
         return self.origin[value]
 
     def _add(
-        self,
-        noise: Noise,
-        pairs: list[tuple[Value, Value]],
-        arrays: list[NDArray[np.generic]],
-        sample: int,
+        self, noise: Noise, values: Sequence[Value], arrays: Sequence[Array], sample: int
     ) -> None:
-        for (exact, value), array in zip(pairs, arrays, strict=True):
-            noise.add(self.exact.spill.get(exact.name, sample), real(value, array))
+        for value, array in zip(values, arrays, strict=True):
+            noise.add(self.exact.spill.get(self._exact(value).name, sample), real(value, array))
 
     def outputs(self) -> None:
         """Compare the graph's float outputs."""
@@ -207,9 +215,7 @@ def _give_biases(twin: Twin) -> None:
         assert weight is not None
         channels = _constant_behind(node.operand(1)).tensor.static_shape[group.weight_axis or 0]
         data, quant = quantize_bias(np.zeros(channels, np.float32), x.scale[0], weight)
-        value = rewriter.constant(
-            f"{node.label}_bias", data, TensorType((channels,), quant)
-        )
+        value = rewriter.constant(f"{node.label}_bias", data, TensorType((channels,), quant))
         made = rewriter.insert(
             "q.dequantize",
             [value],
