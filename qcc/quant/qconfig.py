@@ -1,7 +1,8 @@
 """QConfig: how one op's activations and weight are observed, and each backend's default.
 
 Names and defaults follow torch.ao.quantization.qconfig (torch 2.13), except that symmetric int8
-weights use [-127, 127], and that no backend of qcc needs ``reduce_range``: its kernels never
+weights use [-127, 127], that qcc's own backends observe activations by
+:data:`default_activation_observer`, and that none of them needs ``reduce_range``: its kernels never
 saturate on the way (numerics contract 2).
 """
 
@@ -16,6 +17,7 @@ from qcc.quant.observers.base import Observer, ObserverSpec
 from qcc.quant.observers.fixed import FixedQParamsObserver
 from qcc.quant.observers.histogram import HistogramObserver
 from qcc.quant.observers.minmax import MinMaxObserver, PerChannelMinMaxObserver
+from qcc.quant.observers.mse import MSEObserver
 from qcc.quant.observers.registry import observer_spec_from_dict
 
 
@@ -70,15 +72,22 @@ default_per_channel_weight_observer = PerChannelMinMaxObserver.with_args(
 default_histogram_observer = HistogramObserver.with_args()
 """uint8 [0, 255], affine, torch's histogram search."""
 
-_SIGNED = HistogramObserver.with_args(dtype="int8")
-_SYMMETRIC = HistogramObserver.with_args(dtype="int8", qscheme="per_tensor_symmetric")
+default_activation_observer = MSEObserver.with_args(norm=2.4)
+"""uint8 [0, 255], affine, the range of least ``|error|**2.4`` over all samples.
+
+The power is LAPQ's and BRECQ's: between least squares, which clips the rare large values that
+detectors decide by, and the full range, which wastes steps on outliers (``docs/accuracy.md``).
+"""
+
+_SIGNED = default_activation_observer.with_args(dtype="int8")
+_SYMMETRIC = _SIGNED.with_args(qscheme="per_tensor_symmetric")
 _REDUCED = HistogramObserver.with_args(reduce_range=True)
 _CHANNELS = default_per_channel_weight_observer
 
 DEFAULT_QCONFIGS: dict[str, QConfig] = {
-    "x86": QConfig(default_histogram_observer, _CHANNELS),
+    "x86": QConfig(default_activation_observer, _CHANNELS),
     "arm": QConfig(_SIGNED, _CHANNELS),
-    "onnx": QConfig(default_histogram_observer, _CHANNELS),
+    "onnx": QConfig(default_activation_observer, _CHANNELS),
     "tensorrt": QConfig(_SYMMETRIC, _CHANNELS),
     "onednn": QConfig(default_histogram_observer, _CHANNELS),
     "fbgemm": QConfig(_REDUCED, _CHANNELS),
