@@ -100,7 +100,7 @@ def correct_bias(
     """
     if correct:
         _give_biases(twin)
-    with Spill("qcc-float") as left, Spill("qcc-numbered") as right:
+    with Spill() as left, Spill() as right:
         walk = _Walk(
             Side.of(twin.graph, twin.plan, left, threads),
             Side.of(twin.numbered, twin.numbered_plan, right, threads),

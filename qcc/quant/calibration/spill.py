@@ -3,49 +3,86 @@
 from __future__ import annotations
 
 import random
-import shutil
 import tempfile
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from contextlib import ExitStack
+from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
+from qcc.errors import OutputError
 from qcc.ir.core import Array
 
 
-class Spill:
-    """A temporary folder of arrays by key; nothing is held in memory.  Remove it with close()."""
+@dataclass(frozen=True)
+class _Extent:
+    """Where an array lies in the file."""
 
-    def __init__(self, purpose: str = "qcc") -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix=f"{purpose}-"))
-        self._numbers: dict[tuple[str, int], int] = {}
-        self._next = 0
+    offset: int
+    size: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+class Spill:
+    """A temporary file of arrays by name and sample number; nothing is held in memory.
+
+    One open file for all: opening one an array costs more than a small layer's arithmetic.  Space
+    that is dropped is used again for arrays of the same size.  The file has no name, so nothing is
+    left behind however the process ends.
+    """
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+        self._file = self._open.enter_context(tempfile.TemporaryFile(prefix="qcc-", buffering=0))
+        self._extents: dict[tuple[str, int], _Extent] = {}
+        self._free: defaultdict[int, list[int]] = defaultdict(list)
+        self.size = 0
 
     def put(self, name: str, sample: int, array: Array) -> None:
-        """Store ``array`` under a name and a sample number, replacing what was there."""
-        key = (name, sample)
-        if key not in self._numbers:
-            self._numbers[key] = self._next
-            self._next += 1
-        np.save(self._path(key), np.asarray(array), allow_pickle=False)
+        """Store ``array`` under a name and a sample number, replacing what was there.
+
+        Raises OutputError where the disk is full.
+        """
+        data = np.ascontiguousarray(array)
+        if data.dtype == object:
+            data = data.astype(np.str_)
+        self._release((name, sample))
+        extent = _Extent(self._place(data.nbytes), data.nbytes, data.dtype, np.shape(array))
+        self._file.seek(extent.offset)
+        view = data.reshape(-1).view(np.uint8).data
+        try:
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError as error:
+            raise OutputError(
+                f"the folder for temporary files '{tempfile.gettempdir()}' cannot hold the samples "
+                f"({error}): make room, or set TMPDIR to another folder"
+            ) from None
+        self._extents[name, sample] = extent
 
     def get(self, name: str, sample: int) -> Array:
         """What was stored; raises KeyError."""
-        path = self._path((name, sample))
-        loaded: Array = np.load(path, allow_pickle=False)
-        return loaded
+        extent = self._extents[name, sample]
+        data = np.empty(extent.shape, extent.dtype)
+        self._file.seek(extent.offset)
+        view = data.reshape(-1).view(np.uint8).data
+        while view:
+            view = view[self._file.readinto(view) :]
+        return data
 
     def drop(self, name: str) -> None:
-        """Remove every sample of a name."""
-        for key in [key for key in self._numbers if key[0] == name]:
-            self._path(key).unlink(missing_ok=True)
-            del self._numbers[key]
+        """Forget every sample of a name."""
+        for key in [key for key in self._extents if key[0] == name]:
+            self._release(key)
 
     def close(self) -> None:
-        """Remove the folder with everything in it."""
-        self._numbers.clear()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the file with everything in it."""
+        self._extents.clear()
+        self._open.close()
 
     def __enter__(self) -> Spill:
         return self
@@ -58,13 +95,16 @@ class Spill:
     ) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        folder = getattr(self, "folder", None)
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+    def _place(self, size: int) -> int:
+        if self._free[size]:
+            return self._free[size].pop()
+        self.size += size
+        return self.size - size
 
-    def _path(self, key: tuple[str, int]) -> Path:
-        return self.folder / f"{self._numbers[key]}.npy"
+    def _release(self, key: tuple[str, int]) -> None:
+        extent = self._extents.pop(key, None)
+        if extent is not None:
+            self._free[extent.size].append(extent.offset)
 
 
 class KeptSamples:
@@ -77,7 +117,7 @@ class KeptSamples:
     def __init__(self, limit: int = 64) -> None:
         self.limit = limit
         self.offered = 0
-        self._spill = Spill("qcc-samples")
+        self._spill = Spill()
         self._names: list[Sequence[str]] = []
         self._random = random.Random(0)
 

@@ -76,15 +76,22 @@ def test_kept_samples_are_a_bounded_choice_of_all() -> None:
     assert found == {int(again[place]["x"][0]) for place in range(8)}
 
 
-def test_a_spill_leaves_nothing_behind() -> None:
+def test_a_spill_gives_back_what_it_took_and_reuses_space() -> None:
     with Spill() as spill:
-        spill.put("a", 0, np.arange(4))
-        spill.put("a", 0, np.arange(5))
-        np.testing.assert_array_equal(spill.get("a", 0), np.arange(5))
-        folder = spill.folder
-        assert len(list(folder.iterdir())) == 1
+        arrays = [np.arange(4), np.float32(2.5), np.zeros((0, 3)), np.asarray([True, False])]
+        for sample, array in enumerate(arrays):
+            spill.put("a", sample, np.asarray(array))
+        for sample, array in enumerate(arrays):
+            found = spill.get("a", sample)
+            assert found.dtype == np.asarray(array).dtype
+            np.testing.assert_array_equal(found, array)
+            assert found.shape == np.shape(array)
+        size = spill.size
         spill.drop("a")
-        assert not list(folder.iterdir())
         with pytest.raises(KeyError):
             spill.get("a", 0)
-    assert not folder.exists()
+        spill.put("b", 0, np.arange(4)[::-1])
+        np.testing.assert_array_equal(spill.get("b", 0), [3, 2, 1, 0])
+        assert spill.size == size
+        spill.put("b", 0, np.asarray(["x", "yz"], object))
+        assert list(spill.get("b", 0)) == ["x", "yz"]
