@@ -37,7 +37,8 @@ class Spill:
 
     def __init__(self) -> None:
         self._open = ExitStack()
-        self._file = self._open.enter_context(tempfile.TemporaryFile(prefix="qcc-", buffering=0))
+        file = tempfile.TemporaryFile(prefix="qcc-", buffering=0)  # noqa: SIM115 - lives as long
+        self._file = self._open.enter_context(file)
         self._extents: dict[tuple[str, int], _Extent] = {}
         self._free: defaultdict[int, list[int]] = defaultdict(list)
         self.size = 0
