@@ -25,6 +25,8 @@ from qcc.ir.pattern import (
     pattern,
     rest,
 )
+from qcc.ir.types import TensorType
+from qcc.passes.constants import axes_of
 
 # -- checks: None, or a sentence of refusal --------------------------------------------------------
 
@@ -154,8 +156,13 @@ def constant_parameters(node: Node) -> str | None:
 
 
 def spatial_mean(node: Node) -> str | None:
-    """A ReduceMean over constant axes."""
-    return constant_parameters(node)
+    """A ReduceMean over constant axes that is no statistic of a normalization."""
+    sentence = constant_parameters(node)
+    type_ = node.operand(0).type
+    rank = type_.rank if isinstance(type_, TensorType) else None
+    if sentence is None and rank is not None and axes_of(node, rank) == (rank - 1,):
+        return "a mean over the last axis is a statistic of a normalization, which needs float"
+    return sentence
 
 
 def activation_operand(name: str) -> Variable:
@@ -297,14 +304,18 @@ def with_scalar(op_type: str, *, swapped: bool = False) -> Pattern:
 UNARY = (
     *("Relu", "Clip", "LeakyRelu", "PRelu", "ThresholdedRelu", "Elu", "Selu", "Celu"),
     *("HardSwish", "Gelu", "Mish", "Softplus", "Softsign", "Erf", "Abs", "Neg", "Sign"),
-    *("Exp", "Log", "Sqrt", "Reciprocal", "Sin", "Cos", "Floor", "Ceil", "Round"),
+    *("Sin", "Cos", "Floor", "Ceil", "Round"),
 )
-"""Functions of one tensor whose result has a measured range."""
+"""Functions of one tensor whose result has a measured range.
+
+Exp, Log, Sqrt, Reciprocal and Pow are not among them: their results span many orders of magnitude,
+as inside normalizations and box decoders, and 256 steps lose them.
+"""
 
 UNARY_FIXED = {"Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0), "Tanh": (-1.0, 1.0)}
 """Functions of one tensor whose result has a known range."""
 
-SCALAR = tuple(with_scalar(name) for name in ("Add", "Mul", "Sub", "Div", "Pow", "Max", "Min"))
+SCALAR = tuple(with_scalar(name) for name in ("Add", "Mul", "Sub", "Div", "Max", "Min"))
 SCALAR_FIRST = tuple(with_scalar(name, swapped=True) for name in ("Sub", "Div"))
 
 

@@ -19,6 +19,7 @@ from qcc.passes.fusion_plan import FusionGroup, FusionPlan, anchor_of
 from qcc.quant.backend_config import (
     BackendConfig,
     BackendPatternConfig,
+    ObservationType,
 )
 from qcc.quant.observers import PlaceholderObserver
 from qcc.quant.qconfig import QConfig
@@ -27,6 +28,7 @@ from qcc.quant.qconfig_mapping import QConfigMapping
 EXCLUDED = "excluded by the qconfig mapping"
 ISLAND = "no operand comes from a quantized node, so quantizing it would only add conversions"
 TAIL = "only float nodes read its result, so quantizing it would save nothing"
+MIXED = "a float node reads its result, which would lose precision for a conversion more"
 NOT_FLOAT32 = "its tensors are not float32"
 INNER = "it is inside the control-flow body of '{}'"
 
@@ -43,8 +45,7 @@ def select_fusions(
     """
     selection = _Selection(graph, backend, _Resolver(graph, mapping), dict(excluded or {}))
     groups = selection.run()
-    groups = _prune_islands(groups, selection)
-    groups = _prune_tails(groups, selection)
+    groups = _pruned(groups, selection)
     return FusionPlan(tuple(groups), selection.finish(groups))
 
 
@@ -214,6 +215,41 @@ def _activations(config: BackendPatternConfig, match: Match) -> tuple[Value, ...
 
 
 # -- pruning ---------------------------------------------------------------------------------------
+
+
+def _pruned(groups: list[FusionGroup], selection: _Selection) -> list[FusionGroup]:
+    """What is left when no rule drops a group any more: each drop may strand others."""
+    while True:
+        count = len(groups)
+        groups = _prune_islands(groups, selection)
+        groups = _prune_tails(groups, selection)
+        groups = _prune_mixed(groups, selection)
+        if len(groups) == count:
+            return groups
+
+
+def _prune_mixed(groups: list[FusionGroup], selection: _Selection) -> list[FusionGroup]:
+    """Drop arithmetic without weights whose result a float node reads too.
+
+    So the residual stream of a transformer, which normalizations read in float, keeps its
+    precision, while that of a convolutional network, where all readers are integer, stays 8-bit.
+    """
+    members = {node for group in groups for node in group.nodes}
+    kept = []
+    for group in groups:
+        readers = {user for value in group.outputs for user in value.users}
+        if group.is_weighted or moves(group) or readers <= members:
+            kept.append(group)
+            continue
+        for node in group.nodes:
+            selection.refuse(node, MIXED)
+    return kept
+
+
+def moves(group: FusionGroup) -> bool:
+    """Whether a group only moves or selects stored values, so that quantizing it costs nothing."""
+    shared = ObservationType.OUTPUT_SHARE_OBSERVER_WITH_INPUT
+    return group.config.observation_type is shared
 
 
 def _prune_islands(groups: list[FusionGroup], selection: _Selection) -> list[FusionGroup]:
