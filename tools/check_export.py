@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from qcc.pipeline import backend_config
+from qcc.backends.registry import backend_config
 from tests.differential.exported_ops import Comparison, compare_export
 from tests.differential.models import DIGITS, sample, zoo_names
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -69,7 +70,7 @@ def to_onnx(net: DigitNet) -> onnx.ModelProto:
     def block(index: int, source: str, stride: int) -> list[onnx.NodeProto]:
         conv, bn = f"conv{index}", f"bn{index}"
         inputs = [source, f"{conv}.weight", f"{conv}.bias"]
-        window = {"kernel_shape": [3, 3], "pads": [1] * 4, "strides": [stride] * 2}
+        window: dict[str, Any] = {"kernel_shape": [3, 3], "pads": [1] * 4, "strides": [stride] * 2}
         statistics = [f"{bn}.{p}" for p in ("weight", "bias", "running_mean", "running_var")]
         return [
             node("Conv", inputs, [conv], f"/{conv}/Conv", **window),

@@ -11,7 +11,7 @@ from qcc.backends.llvm.isa import INSTRUCTION_SETS
 from tests.differential.models import DIGITS, ZOO, sample, zoo_names
 from tests.differential.native import compare_native, runnable_row, with_stored_outputs
 
-SEED = 20261121
+SEED = 20261122
 SAMPLED = 5
 """How many zoo models each run compares; ``tools/check_native.py`` compares all."""
 

@@ -67,7 +67,7 @@ def model(
     made = helper.make_model(
         graph,
         opset_imports=kwargs.pop("opset_imports", imports),
-        ir_version=max(8, helper.find_min_ir_version_for(imports)),
+        ir_version=max(8, helper.find_min_ir_version_for(imports, ignore_unknown=True)),
         **kwargs,
     )
     return onnx.shape_inference.infer_shapes(made)
