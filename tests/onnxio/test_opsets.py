@@ -173,7 +173,8 @@ def _resize_cases() -> Iterator[Case]:
             yield Case(f"Resize11-{mode}-{name}", node, {"x": IMAGE}, 11, last, constants)
     sizes = {"e": np.zeros(0, np.float32), "z": _ints(1, 4, 9, 5)}
     node = make("Resize", ["x", "e", "e", "z"], ["y"], mode="nearest")
-    yield Case("Resize-sizes", node, {"x": IMAGE}, 11, constants=sizes)
+    # onnx.reference before onnx 1.23 refuses empty operands of Resize.
+    yield Case("Resize-sizes", node, {"x": IMAGE}, 11, RUNTIME_OPSET, constants=sizes)
 
 
 def _sampling_cases() -> Iterator[Case]:
@@ -218,7 +219,8 @@ def _same_in_all_opsets() -> Iterator[Case]:
     yield Case("Cast", make("Cast", ["x"], ["y"], to=onnx.TensorProto.INT32), {"x": X234})
     weights = {"w": _floats(1, 8, 3), "r": _floats(1, 8, 2), "b": _floats(1, 16)}
     lstm = make("LSTM", ["x", "w", "r", "b"], ["", "h", "c"], hidden_size=2)
-    yield Case("LSTM", lstm, {"x": _floats(4, 1, 3)}, constants=weights)
+    # onnx.reference before onnx 1.23 cannot leave out an LSTM's first output.
+    yield Case("LSTM", lstm, {"x": _floats(4, 1, 3)}, last=RUNTIME_OPSET, constants=weights)
 
 
 def _function_cases() -> Iterator[Case]:
