@@ -34,7 +34,7 @@ def convert_layout(graph: Graph) -> int:
             _to_channels_last(node, rewriter)
         elif node.op == "q.depth_to_space":
             _depth_to_space(node, rewriter)
-        elif node.op == "q.softmax":
+        elif node.op in ("q.softmax", "Softmax"):
             _softmax_on_last_axis(node, rewriter)
     Sinker(graph, rewriter).run()
     return rewriter.changes

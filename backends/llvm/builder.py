@@ -19,6 +19,7 @@ Index = Any
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F32 = ir.FloatType()
+F64 = ir.DoubleType()
 POINTER = ir.PointerType()
 
 

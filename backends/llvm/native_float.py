@@ -16,6 +16,8 @@ def has_native_kernel(node: Node) -> bool:
         return False
     if node.op in _ONE_OR_TWO:
         return len(node.inputs) == 2
+    if node.op == "Softmax":
+        return bool(node.output.tensor.static_shape)
     if node.op == "Clip":
         limits = [value for value in node.inputs[1:] if value is not None]
         return all(v.constant is not None and not np.isnan(v.constant).any() for v in limits)

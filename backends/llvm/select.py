@@ -10,7 +10,11 @@ from qcc.backends.llvm.selectors.elementwise import (
     select_lut,
     select_requantize,
 )
-from qcc.backends.llvm.selectors.floats import select_float_binary, select_float_unary
+from qcc.backends.llvm.selectors.floats import (
+    select_float_binary,
+    select_float_softmax,
+    select_float_unary,
+)
 from qcc.backends.llvm.selectors.images import select_resize, select_softmax
 from qcc.backends.llvm.selectors.linear import select_conv, select_matmul
 from qcc.backends.llvm.selectors.moving import (
@@ -58,5 +62,7 @@ SELECTORS: dict[str, Selector] = {
     "Relu": select_float_unary,
     "Neg": select_float_unary,
     "Clip": select_float_unary,
+    "Sigmoid": select_float_unary,
+    "Softmax": select_float_softmax,
 }
 """Op of the LOWERED graph to the function that plans its kernels."""

@@ -2,7 +2,7 @@
 
 Integer ops are evaluated by the numpy reference beside their definition; float ONNX nodes run in
 onnxruntime, as many neighbours of the schedule at once as possible, so that the evaluator and the
-runtime execute the same models.  Native float ops are IEEE exact and are evaluated by numpy.
+runtime execute the same models.  Native float ops are evaluated by numpy.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qcc.ir import ops
 from qcc.ir.core import Array, Graph, Node, Stage, Value
 from qcc.ir.integer.region import region_body
 from qcc.ir.types import TensorType
-from qcc.ref.float_ops import NATIVE_FLOAT_OPS
+from qcc.ref.float_ops import NATIVE_FLOAT_OPS, is_native_float
 
 Environment: TypeAlias = "dict[Value, Array]"
 
@@ -89,7 +89,7 @@ def _run(graph: Graph, feeds: Mapping[str, Any], wanted: Sequence[Value]) -> Env
     keep = set(wanted)
     numpy_floats = graph.stage is Stage.LOWERED
     for node in graph.nodes:
-        if _is_integer(node) or (numpy_floats and node.op in NATIVE_FLOAT_OPS):
+        if _is_integer(node) or (numpy_floats and is_native_float(node)):
             _flush(pending, environment, keep)
             _step(node, environment)
         else:

@@ -1,7 +1,8 @@
 """Float32 ops that native code computes itself, with their numpy reference.
 
-Every one is a single IEEE operation an element, so numpy, onnxruntime and native code agree bit for
-bit (NaN payloads excepted).
+All but Softmax and Sigmoid are a single IEEE operation an element, so numpy, onnxruntime and native
+code agree bit for bit (NaN payloads excepted).  Those two are contract 11: native code gives the
+bytes of :mod:`qcc.numerics`, and onnxruntime differs in the last places.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from qcc import numerics
 from qcc.ir.core import Array, Node
+from qcc.ir.ops import attribute
 
 NativeFloat = Callable[[Node, Sequence["Array | None"]], Array]
 
@@ -41,6 +44,12 @@ def _clip(node: Node, arrays: Sequence[Array | None]) -> Array:
     return x
 
 
+def _softmax(node: Node, arrays: Sequence[Array | None]) -> Array:
+    axis = int(attribute(node, "axis"))
+    rows = np.moveaxis(np.asarray(arrays[0], np.float32), axis, -1)
+    return np.moveaxis(numerics.softmax(rows), -1, axis)
+
+
 NATIVE_FLOAT_OPS: dict[str, NativeFloat] = {
     "Add": _binary(np.add),
     "Sub": _binary(np.subtract),
@@ -51,6 +60,8 @@ NATIVE_FLOAT_OPS: dict[str, NativeFloat] = {
     "Relu": lambda node, arrays: np.maximum(np.asarray(arrays[0], np.float32), np.float32(0)),
     "Neg": lambda node, arrays: np.negative(np.asarray(arrays[0], np.float32)),
     "Clip": _clip,
+    "Softmax": _softmax,
+    "Sigmoid": lambda node, arrays: numerics.sigmoid(arrays[0]),
 }
 """Float ONNX op to its numpy reference; float32 operands only."""
 

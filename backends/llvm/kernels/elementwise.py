@@ -1,7 +1,8 @@
-"""Float32 elementwise ops on strided tensors, one IEEE operation an element.
+"""Float32 elementwise ops on strided tensors: one IEEE operation an element, or a sigmoid.
 
-Results equal numpy's.  ``minimum``, ``maximum``, ``clip`` and ``relu`` give NaN where an operand is
-NaN, as numpy and ONNX Runtime do; between zeros of different sign either may be given.
+Results equal numpy's; ``sigmoid`` is contract 11.  ``minimum``, ``maximum``, ``clip`` and ``relu``
+give NaN where an operand is NaN, as numpy and ONNX Runtime do; between zeros of different sign
+either may be given.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import numpy as np
 from qcc.backends.llvm.builder import F32, Index, LoopBuilder, Value, constant, declare_kernel
 from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels import Packed
+from qcc.backends.llvm.kernels.exponential import sigmoid
 from qcc.backends.llvm.kernels.lanes import Scalars, load_floats, store_floats
 from qcc.backends.llvm.kernels.nest import Nest, View
 from qcc.errors import ConfigError
 
 FloatOp = Literal["add", "sub", "mul", "div", "minimum", "maximum"]
-UnaryOp = Literal["relu", "neg", "clip"]
+UnaryOp = Literal["relu", "neg", "clip", "sigmoid"]
 
 UNROLL = 2
 """Vectors of one turn of the loop."""
@@ -114,7 +116,7 @@ _BOUNDS = Scalars((("low", "f32"), ("high", "f32")))
 
 @dataclass(frozen=True)
 class FloatUnaryKernel:
-    """``relu``, ``neg`` or ``clip`` over ``sizes``; the target may be the source itself.
+    """``relu``, ``neg``, ``clip`` or ``sigmoid`` over ``sizes``; the target may be the source.
 
     Operands: ``source, [bounds,] target`` (``bounds`` for ``clip``).
     """
@@ -152,6 +154,8 @@ class FloatUnaryKernel:
         def one(value: Value) -> Value:
             if self.op == "neg":
                 return k.ir.fneg(value)
+            if self.op == "sigmoid":
+                return sigmoid(k, value)
             low = bounds.get("low", constant(value.type, 0.0))
             # Ordered compares are false of NaN, which so stays.
             value = k.ir.select(k.ir.fcmp_ordered("<", value, low), low, value)

@@ -10,6 +10,7 @@ from qcc.backends.llvm.kernels.elementwise import (
     FloatUnaryKernel,
     UnaryOp,
 )
+from qcc.backends.llvm.kernels.float_softmax import FloatSoftmaxKernel
 from qcc.backends.llvm.kernels.nest import broadcast_view, dense_view
 from qcc.backends.llvm.planner import Planner
 from qcc.ir.core import Node, Value
@@ -22,7 +23,7 @@ _BINARY: dict[str, FloatOp] = {
     "Max": "maximum",
     "Min": "minimum",
 }
-_UNARY: dict[str, UnaryOp] = {"Relu": "relu", "Neg": "neg", "Clip": "clip"}
+_UNARY: dict[str, UnaryOp] = {"Relu": "relu", "Neg": "neg", "Clip": "clip", "Sigmoid": "sigmoid"}
 
 
 def select_float_binary(planner: Planner, node: Node) -> None:
@@ -49,6 +50,14 @@ def select_float_unary(planner: Planner, node: Node) -> None:
     low, high = (_limit(node.input(i), d) for i, d in ((1, -np.inf), (2, np.inf)))
     packed = kernel.pack(planner.isa, low=low, high=high)
     planner.emit(kernel, {"source": source.pointer, "target": target.pointer}, packed)
+
+
+def select_float_softmax(planner: Planner, node: Node) -> None:
+    """Along the last axis, which is where the layout pass puts a softmax."""
+    source, target = planner.source(node.operand(0)), planner.result(node.output)
+    view = dense_view(target.shape, 4)
+    kernel = FloatSoftmaxKernel(target.shape, view, view)
+    planner.emit(kernel, {"source": source.pointer, "target": target.pointer})
 
 
 def _limit(value: Value | None, default: float) -> float:

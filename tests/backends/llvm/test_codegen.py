@@ -17,6 +17,7 @@ from qcc.passes.lower import lower
 from qcc.passes.outline_float import outline_float
 from qcc.ref.evaluate import evaluate
 from qcc.runtime.program import Program
+from tests.backends.llvm.native import executable_form
 from tests.passes.native_patterns import PATTERNS
 from tests.passes.numbered import Numbered
 
@@ -117,6 +118,36 @@ def test_float_ops_with_broadcasting() -> None:
     w = b.op("Div", [z, b.constant(np.float32(3.0))], (3, 5))
     model = compiled(b, b.done(b.op("Max", [w, b.op("Neg", [w], (3, 5))], (3, 5))))
     assert not model.regions
+
+
+@pytest.mark.parametrize("name", ["x86-avx2", "x86-avxvnni", "x86-avx512vnni"])
+def test_a_classifier_ends_in_a_native_softmax(name: str) -> None:
+    b = Numbered()
+    x = b.q(b.input("x", 3, 8))
+    logits = b.op("Gemm", [x, b.weight((8, 13), 1), b.bias(13)], (3, 13))
+    model = compiled(b, b.done(b.op("Softmax", [logits], (3, 13), axis=-1)), executable_form(name))
+    assert not model.regions
+    assert any("float_softmax" in kernel for row in model.kernels for kernel in row.kernels)
+
+
+@pytest.mark.parametrize("op", ["Softmax", "Sigmoid"])
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_images_of_probabilities(op: str, axis: int) -> None:
+    b = Numbered()
+    x = b.q(b.input("x", 2, 4, 5, 6))
+    logits = b.op("Conv", [x, b.weight((7, 4, 1, 1))], (2, 7, 5, 6))
+    attributes = {"axis": axis} if op == "Softmax" else {}
+    y = b.op(op, [logits], (2, 7, 5, 6), **attributes)
+    model = compiled(b, b.done(y, b.q(b.op("Mul", [y, y], (2, 7, 5, 6)), 1 / 256, 0)))
+    assert not model.regions
+
+
+def test_a_softmax_inside_a_region_stays_there() -> None:
+    b = Numbered()
+    x = b.op("MatMul", [b.q(b.input("x", 3, 8)), b.weight((8, 5), 1)], (3, 5))
+    y = b.op("Softmax", [b.op("Erf", [x], (3, 5))], (3, 5))
+    model = compiled(b, b.done(b.op("Erf", [y], (3, 5))))
+    assert len(model.regions) == 1
 
 
 def test_arena_is_shared_by_buffers_that_do_not_meet() -> None:

@@ -14,7 +14,8 @@ from qcc.backends.llvm.kernels import Kernel
 from qcc.backends.llvm.kernels.binary import BinaryKernel
 from qcc.backends.llvm.kernels.boundary import DequantizeKernel, QuantizeKernel
 from qcc.backends.llvm.kernels.copy import CopyKernel
-from qcc.backends.llvm.kernels.elementwise import FloatBinaryKernel
+from qcc.backends.llvm.kernels.elementwise import FloatBinaryKernel, FloatUnaryKernel
+from qcc.backends.llvm.kernels.float_softmax import FloatSoftmaxKernel
 from qcc.backends.llvm.kernels.formulas import Numbers
 from qcc.backends.llvm.kernels.lut import LutKernel
 from qcc.backends.llvm.kernels.nest import View, dense_view
@@ -36,6 +37,7 @@ SCALES = {"input_scale": 0.021, "input_zero_point": 77, "output_scale": 0.019,
           "output_zero_point": 101}  # fmt: skip
 CHEAP = Numbers((0.021, 130), (0.013, 101), (0.029, 140))
 TIES = Numbers((0.3, 77), (0.3, 0), (0.6, 128))
+DIVIDING = ("quantize by division", "float softmax", "float sigmoid")
 ROWS, COLUMNS = np.arange(5), np.arange(6)
 TABLE = np.random.default_rng(0).integers(0, 256, 256)
 
@@ -75,6 +77,16 @@ CASES: dict[str, tuple[Kernel, Mapping[str, Any], int]] = {
     "transpose": (
         CopyKernel((20, 99), View(0, (1, 20)), dense_view((20, 99), 1)), {}, COUNT
     ),
+    "float softmax": (
+        FloatSoftmaxKernel((99, 20), dense_view((99, 20), 4), dense_view((99, 20), 4)),
+        {},
+        4 * COUNT,
+    ),
+    "float sigmoid": (
+        FloatUnaryKernel("sigmoid", (99, 20), dense_view((99, 20), 4), dense_view((99, 20), 4)),
+        {},
+        4 * COUNT,
+    ),
     "float maximum": (
         FloatBinaryKernel("maximum", (99, 5), dense_view((99, 5), 4), dense_view((99, 5), 4),
                           dense_view((99, 5), 4)),
@@ -90,7 +102,8 @@ def inputs(kernel: Kernel, packed: Mapping[str, Any]) -> dict[str, Any]:
     floats = rng.normal(0, 2, COUNT).astype(np.float32)
     floats[:: COUNT // 50] = rng.choice(special, floats[:: COUNT // 50].shape)
     stored = rng.integers(0, 256, COUNT).astype(np.uint8)
-    real = isinstance(kernel, QuantizeKernel | FloatBinaryKernel)
+    takes_floats = QuantizeKernel | FloatBinaryKernel | FloatUnaryKernel | FloatSoftmaxKernel
+    real = isinstance(kernel, takes_floats)
     names = [name for name in kernel.operands[:-1] if name not in packed]
     return {name: bytes_of(np.roll(floats if real else stored, i)) for i, name in enumerate(names)}
 
@@ -124,10 +137,20 @@ def test_proved_formulas_do_not_divide() -> None:
         assert "vdivps" not in text_of(name)
 
 
-@pytest.mark.parametrize("name", ["quantize by division", "dequantize", "mean", "average pool"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "quantize by division",
+        "dequantize",
+        "mean",
+        "average pool",
+        "float softmax",
+        "float sigmoid",
+    ],
+)
 def test_the_contract_is_never_contracted(name: str) -> None:
     assert "vfmadd" not in text_of(name)
-    assert ("vdivps" in text_of(name)) == (name == "quantize by division")
+    assert ("vdivps" in text_of(name)) == (name in DIVIDING)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,0 +1,57 @@
+"""The float32 exponential of contract 11 on vectors, and the sigmoid made of it.
+
+Operation for operation :func:`qcc.numerics.exponential`; nothing is fused, so that every
+instruction set gives the same bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qcc import numerics
+from qcc.backends.llvm.builder import I32, LoopBuilder, Value, constant, vector
+
+_NAN_BITS = 0x7FC00000
+_SIGN_BIT = -(2**31)
+_MANTISSA_BITS = 23
+
+
+def _like(value: Value, number: np.float32) -> Value:
+    return constant(value.type, float(number))
+
+
+def exponential(k: LoopBuilder, d: Value) -> Value:
+    """``exp(d)`` of a float32 vector of values that are at most 0, or NaN."""
+    ir = k.ir
+    rounder = _like(d, numerics.EXP_ROUNDER)
+    shifted = ir.fadd(ir.fmul(d, _like(d, numerics.LOG2_E)), rounder)
+    n = ir.fsub(shifted, rounder)
+    r = ir.fsub(d, ir.fmul(n, _like(d, numerics.LN2_HIGH)))
+    r = ir.fsub(r, ir.fmul(n, _like(d, numerics.LN2_LOW)))
+    p = _like(d, numerics.EXP_POLYNOMIAL[0])
+    for coefficient in numerics.EXP_POLYNOMIAL[1:]:
+        p = ir.fadd(ir.fmul(p, r), _like(d, coefficient))
+    words = vector(I32, d.type.count)
+    exponent = ir.shl(ir.bitcast(shifted, words), constant(words, _MANTISSA_BITS))
+    result = ir.fmul(p, ir.bitcast(exponent, d.type))
+    # False of NaN, which so stays.
+    vanishes = ir.fcmp_ordered("<", d, _like(d, numerics.EXP_LEAST))
+    return ir.select(vanishes, constant(d.type, 0.0), result)
+
+
+def sigmoid(k: LoopBuilder, x: Value) -> Value:
+    """``1 / (1 + exp(-x))`` of a float32 vector, as :func:`qcc.numerics.sigmoid` has it."""
+    ir = k.ir
+    words = vector(I32, x.type.count)
+    negative = ir.bitcast(ir.or_(ir.bitcast(x, words), constant(words, _SIGN_BIT)), x.type)
+    small = exponential(k, negative)
+    one, zero = constant(x.type, 1.0), constant(x.type, 0.0)
+    above = ir.select(ir.fcmp_ordered("<", x, zero), small, one)
+    return nan_where_unordered(k, x, ir.fdiv(above, ir.fadd(one, small)))
+
+
+def nan_where_unordered(k: LoopBuilder, tested: Value, value: Value) -> Value:
+    """``value``, with the one NaN of the contract wherever ``tested`` is NaN."""
+    words = constant(vector(I32, value.type.count), _NAN_BITS)
+    nan = k.ir.bitcast(words, value.type)
+    return k.ir.select(k.ir.fcmp_unordered("uno", tested, tested), nan, value)
