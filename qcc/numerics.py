@@ -231,7 +231,7 @@ def softmax(x: Any) -> FloatArray:
     """
     x = np.asarray(x, F32)
     if x.size == 0:
-        return x
+        return np.array(x)
     with np.errstate(all="ignore"):
         terms = exponential(x - x.max(axis=-1, keepdims=True))
         total = _sum_in_lanes(terms)
