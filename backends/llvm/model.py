@@ -16,9 +16,9 @@ from qcc.backends.llvm.isa import InstructionSet
 class ArraySource:
     """A dense array that a region reads or the model gives: in a slot, the arena or a constant.
 
-    ``place`` is ``slot`` (``index``: graph inputs first, then results of regions), ``arena``
-    (``offset`` bytes), ``output`` (``index`` of the graph output that native code wrote) or
-    ``weights`` (``offset`` bytes).
+    ``place`` is ``slot`` (``index``: graph inputs first, then results of regions), ``input`` (the
+    bytes of a slot from ``offset`` on, in another shape), ``arena`` (``offset`` bytes), ``output``
+    (``index`` of the graph output that native code wrote) or ``weights`` (``offset`` bytes).
     """
 
     place: str

@@ -192,6 +192,9 @@ class Program:
         """A view of what a region reads."""
         if source.place in ("slot", "input"):
             found = slots[source.index]
+            if source.place == "input" and found is not None:
+                # Native code may see another shape of the same bytes: a reshape is only a view.
+                found = _view(found.reshape(-1).view(np.uint8), source)
         elif source.place == "output":
             found = outputs[source.index]
         else:

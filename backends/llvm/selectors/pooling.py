@@ -25,7 +25,8 @@ def select_max_pool(planner: Planner, node: Node) -> None:
     """Maximum over windows; int8 storage is shifted, which keeps the order."""
     source, target = planner.source(node.operand(0)), planner.result(node.output)
     kernel = MaxPoolKernel(layout_of(source), layout_of(target), window_of(node, _shape(node)))
-    planner.emit(kernel, {"input": source.pointer, "output": target.pointer})
+    packed = kernel.pack(planner.isa)
+    planner.emit(kernel, {"input": source.pointer, "output": target.pointer}, packed)
 
 
 def select_average_pool(planner: Planner, node: Node) -> None:
