@@ -25,7 +25,7 @@ def write_reproducer(bug: BaseException, arguments: list[str]) -> Path:
     (folder / "command.txt").write_text(shlex.join(["qcc", *arguments]) + "\n")
     text = "".join(traceback.format_exception(type(bug), bug, bug.__traceback__))
     (folder / "traceback.txt").write_text(text)
-    (folder / "versions.txt").write_text(_versions())
+    (folder / "versions.txt").write_text(versions())
     for argument in arguments:
         path = Path(argument)
         if path.is_file() and path.stat().st_size <= _LARGEST_COPY:
@@ -40,7 +40,8 @@ def _make_folder() -> Path:
         return Path(tempfile.mkdtemp(prefix="qcc-crash-"))
 
 
-def _versions() -> str:
+def versions() -> str:
+    """Lines that name Python, the platform and the packages that qcc computes with."""
     lines = [f"python {sys.version.split()[0]} on {platform.platform()}"]
     for package in _PACKAGES:
         try:
