@@ -10,11 +10,18 @@ from numpy.typing import NDArray
 from qcc import numerics
 from qcc.ir.core import Array
 from qcc.ir.types import Quant
+from qcc.quant.lattice import TOLERANCE, lattice_of
 from qcc.quant.observers import ObserverSpec
 from qcc.quant.qparams import QuantParams
 
 BIAS_LIMIT = 2**30
 """Largest magnitude of a stored bias (contract 3)."""
+
+MOST_LEVELS = 511
+"""Distinct values of weights of one 8-bit grid with any zero point."""
+
+FIRST = 2048
+"""Weights that are looked at before all are."""
 
 FloatArray = NDArray[np.float32]
 
@@ -44,12 +51,15 @@ def quantize_weight(
 ) -> QuantizedWeight:
     """Quantize a weight by the qconfig's observer: one scale a channel of ``axis`` if it has those.
 
-    An all-zero channel takes the median scale of the others.  A channel whose bias would pass 2^30
-    in units of ``input_scale * scale`` has its scale raised until it fits; a note says so.
+    Channels whose weights already lie on a grid that fits keep its step and are stored without
+    error; an all-zero channel takes the median scale of the others.  A channel whose bias would
+    pass 2^30 in units of ``input_scale * scale`` has its scale raised until it fits; a note says
+    so.
     """
     observer = (spec if spec.ch_axis is None else spec.with_args(ch_axis=axis))(label)
     observer.update(weight)
     params = _fill_empty_channels(observer.qparams(), weight)
+    params = _keep_grid(params, weight)
     params, notes = _fit_bias(params, input_scale, bias, label)
     stored = numerics.quantize(
         weight,
@@ -73,6 +83,36 @@ def _fill_empty_channels(params: QuantParams, weight: FloatArray) -> QuantParams
     scales = params.scales.copy()
     scales[empty] = np.median(scales[~empty])
     return replace(params, scale=tuple(float(s) for s in scales))
+
+
+def _keep_grid(params: QuantParams, weight: FloatArray) -> QuantParams:
+    """Give each symmetric channel the step of the grid that the weights already lie on.
+
+    The grid of the whole tensor comes first (a model that was trained with one step a tensor, whose
+    channels then differ in range only), then that of each channel.
+    """
+    if params.axis is None or any(params.zero_point):
+        return params
+    rows = np.moveaxis(weight, params.axis, 0).reshape(weight.shape[params.axis], -1)
+    whole = lattice_of(rows) if _few(rows) else None
+    scales = params.scales.copy()
+    steps = rows / scales[:, None]
+    inexact = np.abs(steps - np.rint(steps)).max(axis=1) > TOLERANCE
+    for channel in np.flatnonzero(inexact):
+        row = rows[channel]
+        step = whole.step if whole is not None else None
+        if step is None and _few(row):
+            own = lattice_of(row)
+            step = None if own is None else own.step
+        if step is not None and np.abs(row).max() <= (params.quant_max + 0.5) * step:
+            scales[channel] = step
+    return replace(params, scale=tuple(float(s) for s in scales))
+
+
+def _few(values: FloatArray) -> bool:
+    """Whether the values can lie on a grid of 8 bits: the first ones say no for most tensors."""
+    flat = values.reshape(-1)
+    return len(np.unique(flat[:FIRST])) <= MOST_LEVELS and len(np.unique(flat)) <= MOST_LEVELS
 
 
 def _fit_bias(

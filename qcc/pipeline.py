@@ -9,10 +9,10 @@ from typing import Any
 from qcc.backends.registry import backend_config
 from qcc.ir.core import Graph, Node, Stage, Value
 from qcc.passes.assign_numbers import Numbering, assign_numbers
-from qcc.passes.correct_bias import Measured, Twin, correct_bias
 from qcc.passes.fusion_plan import FusionPlan
 from qcc.passes.insert_observers import Observation, insert_observers, plan_observation
 from qcc.passes.manager import PassManager, parse_pass_list
+from qcc.passes.refine import Measured, Twin, refine
 from qcc.passes.scales import resolve_scales
 from qcc.passes.select_fusions import select_fusions
 from qcc.quant.backend_config import BackendConfig
@@ -114,18 +114,20 @@ def convert(
     progress: Progress | None = None,
     *,
     bias_correction: bool = True,
+    weight_rounding: bool = True,
     least_local_db: float = LEAST_LOCAL_DB,
 ) -> QuantizedModel:
     """The Q/DQ model that calibration found; ``prepared`` can be converted again.
 
-    Biases are corrected unless ``bias_correction`` is off.  Groups whose own error exceeds
-    ``least_local_db`` on kept samples stay float, with that reason in the report.
+    Biases are corrected unless ``bias_correction`` is off; weights are rounded for the least error
+    of their layer's output, or to nearest where ``weight_rounding`` is off.  Groups whose own error
+    exceeds ``least_local_db`` on kept samples stay float, with that reason in the report.
     """
     plan, observation = prepared.plan, prepared.observation
     noisy: dict[str, str] = {}
     for last in (*[False] * GUARD_ROUNDS, True):
         numbered, numbering, measured = _number(
-            prepared, plan, observation, bias_correction, progress
+            prepared, plan, observation, bias_correction, weight_rounding, progress
         )
         found = {} if last else _too_noisy(plan, measured, least_local_db)
         if not found:
@@ -177,6 +179,7 @@ def _number(
     plan: FusionPlan,
     observation: Observation,
     correct: bool,
+    rounding: bool,
     progress: Progress | None,
 ) -> tuple[Graph, Numbering, Measured]:
     graph = prepared.graph
@@ -189,7 +192,9 @@ def _number(
     origin.update({stored: origin[value] for stored, value in numbering.sources.items()})
     twin = Twin(graph, plan, clone, copied, origin)
     kept, threads = prepared.calibrator.kept, prepared.threads
-    measured = correct_bias(twin, kept, correct=correct, threads=threads, progress=progress)
+    measured = refine(
+        twin, kept, correct=correct, rounding=rounding, threads=threads, progress=progress
+    )
     return clone, numbering, measured
 
 

@@ -97,8 +97,11 @@ class GridObserver(UniformObserver):
     def update(self, array: Any) -> None:
         """Count a float tensor of any shape; the range doubles until it holds it."""
         values = self.finite(array).reshape(-1)
-        if values.size == 0:
-            return
+        if values.size:
+            self.count(values)
+
+    def count(self, values: NDArray[np.float32]) -> None:
+        """Count finite values, 1-D and at least one."""
         low, high = float(values.min()), float(values.max())
         self.low, self.high = min(low, self.low), max(high, self.high)
         self._grow(int(np.frexp(max(-low, high))[1]))

@@ -6,13 +6,16 @@ affine schemes the grid has two dimensions, one for each bound.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qcc.errors import ConfigError
-from qcc.quant.observers.base import ObserverArguments
+from qcc.quant.lattice import DistinctValues
+from qcc.quant.observers.base import Observer, ObserverArguments, ObserverSpec, State
 from qcc.quant.observers.grid import Floats, GridArguments, GridObserver
 
 POINTS = 17
@@ -42,12 +45,41 @@ class MSEArguments(GridArguments):
 class MSEObserver(GridObserver):
     """The range of least squared quantization error over the histogram's bin centres.
 
+    Data that already lie on a grid which fits the stored type (bytes scaled by a constant) keep
+    their step, and are then quantized without error.
+
     Every candidate is judged with the scale and zero point that it would really get.  A symmetric
     qscheme shrinks the magnitude; an affine one shrinks both bounds on their own.  A coarse grid
     is refined around its best point; the full range is always among the candidates.
     """
 
     arguments_type: ClassVar[type[ObserverArguments]] = MSEArguments
+
+    def __init__(self, spec: ObserverSpec, name: str = "") -> None:
+        super().__init__(spec, name)
+        self.distinct = DistinctValues()
+
+    def count(self, values: NDArray[np.float32]) -> None:
+        """Count finite values, and the distinct ones while they are few."""
+        super().count(values)
+        self.distinct.add(values)
+
+    def merge(self, other: Observer) -> None:
+        """Add what ``other`` has seen."""
+        super().merge(other)
+        assert isinstance(other, MSEObserver)
+        self.distinct.merge(other.distinct)
+
+    def state(self) -> State:
+        """That of the histogram, and the distinct values."""
+        return super().state() | self.distinct.state()
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Replace what was seen; raises DataError for a state with other bins."""
+        super().load_state(state)
+        for key in self.distinct.state():
+            self.state_entry(state, key)
+        self.distinct.load_state(state)
 
     @property
     def arguments(self) -> MSEArguments:
@@ -61,6 +93,9 @@ class MSEObserver(GridObserver):
         low, high = self.extremes
         if low == high:
             return low, high
+        kept = self._grid_range()
+        if kept is not None:
+            return kept
         values, weights = self._points()
         if self.arguments.symmetric:
             bound = max(-low, high)
@@ -68,6 +103,25 @@ class MSEObserver(GridObserver):
             return max(low, -share * bound), min(high, share * bound)
         shares = self._refine(values, weights, low=low, high=high)
         return shares[0] * low, shares[1] * high
+
+    def _grid_range(self) -> tuple[float, float] | None:
+        """The range whose step is that of the data's own grid, if they have one that fits."""
+        lattice = self.distinct.lattice
+        if lattice is None:
+            return None
+        arguments = self.arguments
+        bottom, top = arguments.quant_range
+        if arguments.symmetric:
+            reach = (top - bottom) / 2
+            low, high = -reach, reach
+            fits = max(-lattice.low, lattice.high) <= min(top, reach)
+        else:
+            slack = (top - bottom) - (lattice.high - lattice.low)
+            # What was not seen may lie on either side, unless nothing is negative.
+            low = lattice.low - (slack // 2 if lattice.low < 0 < lattice.high else 0)
+            high = low + (top - bottom)
+            fits = slack >= 0 and low <= 0 <= high
+        return (low * lattice.step, high * lattice.step) if fits else None
 
     def _points(self) -> tuple[Floats, Floats]:
         """The non-empty bins: their centres (0's own bin is taken as 0) and their counts."""

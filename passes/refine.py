@@ -1,0 +1,224 @@
+"""refine: better integers for a numbered graph, and how good they are, in one walk over samples.
+
+The float graph and its numbered copy are walked side by side, layer by layer, with the earlier
+layers already refined: the weights of a group are rounded anew (``round_weights.py``), its biases
+corrected (``correct_bias.py``), and its signal-to-quantization-noise ratio is measured: ``sqnr``
+with the numbered graph's own inputs (all error so far), ``local`` with the float model's inputs
+quantized (the error of this group alone, its weights rounded to nearest).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qcc.ir.core import Array, Graph, Value
+from qcc.ir.types import TensorType
+from qcc.passes.correct_bias import bias_spot, constant_behind, give_biases, shift_bias
+from qcc.passes.fusion_plan import FusionGroup, FusionPlan
+from qcc.passes.operand_rows import Float64, LinearForm, linear_form
+from qcc.passes.round_weights import Moments, round_by_moments
+from qcc.passes.walk import EQUAL_DB, Noise, Side, real, stored
+from qcc.quant.calibration.spill import KeptSamples, Spill
+from qcc.ref.float_region import FloatRegion, region_model
+
+COMPARED_SAMPLES = 16
+"""How many samples the error of each group is measured on."""
+
+ROUNDING_ROWS = 8192
+"""How many rows of an operand its second moments are taken from, over all samples."""
+
+HELD_OUT = 4
+"""Every fourth sample is held out to choose the damping (every fourth row of fewer samples)."""
+
+STAGE = "refine numbers"
+
+Progress = Callable[[str, int, "int | None"], None]
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A float graph and its numbered copy.
+
+    ``plan`` speaks of ``graph``, ``numbered_plan`` holds the same groups on ``numbered``;
+    ``origin`` maps the values of ``numbered``, stored ones included, to those of ``graph``.
+    """
+
+    graph: Graph
+    plan: FusionPlan
+    numbered: Graph
+    numbered_plan: FusionPlan
+    origin: Mapping[Value, Value]
+
+
+@dataclass
+class Measured:
+    """What the walk found, in dB: by group key, and by graph output."""
+
+    sqnr: dict[str, float] = field(default_factory=dict)
+    local: dict[str, float] = field(default_factory=dict)
+    outputs: dict[str, float] = field(default_factory=dict)
+
+
+def refine(
+    twin: Twin,
+    samples: KeptSamples,
+    *,
+    correct: bool = True,
+    rounding: bool = True,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> Measured:
+    """Refine the numbers of the numbered graph in place and measure every group.
+
+    ``correct`` is for biases, ``rounding`` for weights; with neither it only measures.
+    """
+    if correct:
+        give_biases(twin.numbered, twin.numbered_plan)
+    with Spill() as left, Spill() as right:
+        walk = _Walk(
+            Side.of(twin.graph, twin.plan, left, threads),
+            Side.of(twin.numbered, twin.numbered_plan, right, threads),
+            len(samples),
+            twin.origin,
+            correct,
+            rounding,
+        )
+        walk.exact.start(samples)
+        walk.numbered.start(samples)
+        total = len(walk.exact.segments)
+        for step in range(total):
+            walk.step(step)
+            if progress is not None:
+                progress(STAGE, step + 1, total)
+        walk.outputs()
+        return walk.measured
+
+
+@dataclass
+class _Walk:
+    exact: Side
+    numbered: Side
+    count: int
+    origin: Mapping[Value, Value]
+    correct: bool
+    rounding: bool
+    measured: Measured = field(default_factory=Measured)
+
+    def step(self, step: int) -> None:
+        """One step on both sides."""
+        group = self.numbered.segments[step].group
+        theirs = self.exact.segments[step].group
+        spot = bias_spot(group) if group is not None and self.correct else None
+        place = bias_spot(theirs) if theirs is not None and spot is not None else None
+        wanted = self.exact.run(step, self.count, None if place is None else place.watch)
+        if group is not None:
+            self.measured.local[group.key] = self._local(step)
+            if self.rounding and theirs is not None:
+                self._round(group, theirs)
+        if spot is not None and wanted is not None:
+            found = self.numbered.measure(step, self.count, spot.watch)
+            shift_bias(spot, found.means - wanted.means)
+        self.numbered.run(step, self.count)
+        if group is not None:
+            self.measured.sqnr[group.key] = self._accumulated(step)
+        if step + 1 < len(self.exact.segments):
+            self.exact.forget(step)
+            self.numbered.forget(step)
+
+    def _round(self, group: FusionGroup, theirs: FusionGroup) -> None:
+        """Round the weights of a group anew, for the operands that it really gets."""
+        weight, anchor = theirs.weight, group.anchor
+        if weight is None or weight.constant is None or theirs.anchor.input(1) is not weight:
+            return
+        form = linear_form(anchor, weight.constant)
+        stored_weight, operand = constant_behind(anchor.operand(1)), anchor.operand(0).producer
+        quant = stored_weight.tensor.quant
+        if form is None or quant is None or any(quant.zero_point) or operand is None:
+            return
+        matrices = form.matrices(weight.constant)
+        scales = np.broadcast_to(
+            quant.scales.astype(np.float64), matrices.shape[0] * matrices.shape[1]
+        )
+        found = round_by_moments(
+            matrices,
+            scales.reshape(matrices.shape[:2]),
+            quant.range,
+            *self._moments(form, matrices, operand.operand(0)),
+        )
+        if found is not None:
+            stored_weight.constant = form.weight(found).astype(quant.storage)
+
+    def _moments(
+        self, form: LinearForm, matrices: Float64, operand: Value
+    ) -> tuple[Moments, Moments]:
+        """The second moments of the rows of ``operand``: to fit to, and held out."""
+        random = np.random.default_rng(0)
+        groups, inputs = matrices.shape[0], matrices.shape[2]
+        fit, held = Moments.empty(groups, inputs), Moments.empty(groups, inputs)
+        share = -(-ROUNDING_ROWS // self.count)
+        for sample in range(self.count):
+            x = real(operand, self.numbered.spill.get(operand.name, sample))
+            rows = form.rows(x, share, random)
+            if self.count >= HELD_OUT:
+                (held if sample % HELD_OUT == HELD_OUT - 1 else fit).add(rows)
+            else:
+                cut_at = rows.shape[1] - rows.shape[1] // HELD_OUT
+                fit.add(rows[:, :cut_at])
+                held.add(rows[:, cut_at:])
+        return fit.flush(), held.flush()
+
+    def _local(self, step: int) -> float:
+        """The ratio of a group fed with the float model's operands, its bias not yet corrected.
+
+        A correction makes up for errors of earlier groups, so it would count as one here.
+        """
+        segment = self.numbered.segments[step]
+        region = FloatRegion(
+            region_model(segment.nodes, segment.inputs, segment.outputs), self.numbered.threads
+        )
+        noise = Noise()
+        for sample in self._compared():
+            feeds = [
+                stored(value, self.exact.spill.get(self._exact(value).name, sample))
+                for value in segment.inputs
+            ]
+            self._add(noise, segment.outputs, region.run(feeds), sample)
+        return noise.sqnr_db
+
+    def _accumulated(self, step: int) -> float:
+        """The ratio of what a group really gives, after all errors so far."""
+        outputs, noise = self.numbered.segments[step].outputs, Noise()
+        for sample in self._compared():
+            self._add(noise, outputs, self.numbered.load(outputs, sample), sample)
+        return noise.sqnr_db
+
+    def _compared(self) -> range:
+        return range(min(self.count, COMPARED_SAMPLES))
+
+    def _exact(self, value: Value) -> Value:
+        return self.origin[value]
+
+    def _add(
+        self, noise: Noise, values: Sequence[Value], arrays: Sequence[Array], sample: int
+    ) -> None:
+        for value, array in zip(values, arrays, strict=True):
+            noise.add(self.exact.spill.get(self._exact(value).name, sample), real(value, array))
+
+    def outputs(self) -> None:
+        """Compare the graph's float outputs."""
+        pairs = zip(self.exact.graph.outputs, self.numbered.graph.outputs, strict=True)
+        for exact, value in pairs:
+            if exact.producer is None or not _is_float(exact):
+                continue
+            noise = Noise()
+            for sample in range(self.count):
+                (a,), (b,) = self.exact.load([exact], sample), self.numbered.load([value], sample)
+                noise.add(a, b)
+            self.measured.outputs[exact.name] = noise.sqnr_db if self.count else EQUAL_DB
+
+
+def _is_float(value: Value) -> bool:
+    return isinstance(value.type, TensorType) and value.type.is_float
