@@ -3,7 +3,7 @@
 Patterns of the backend are matched longest first, from the last node to the first, as FX graph mode
 does.  Groups with weights anchor; a group without weights stays only where an operand comes out of
 another group (no islands of quantize and dequantize), and only where somebody reads its result
-quantized or the backend gives it as float32.
+quantized, or it is a pool, which reads more than it gives.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ ISLAND = "no operand comes from a quantized node, so quantizing it would only ad
 TAIL = "only float nodes read its result, so quantizing it would save nothing"
 MIXED = "a float node reads its result, which would lose precision for a conversion more"
 NOT_FLOAT32 = "its tensors are not float32"
+POOLS = frozenset({"MaxPool", "GlobalMaxPool", "AveragePool", "GlobalAveragePool"})
 INNER = "it is inside the control-flow body of '{}'"
 
 
@@ -238,7 +239,7 @@ def _prune_mixed(groups: list[FusionGroup], selection: _Selection) -> list[Fusio
     kept = []
     for group in groups:
         readers = {user for value in group.outputs for user in value.users}
-        if group.is_weighted or moves(group) or readers <= members:
+        if group.is_weighted or moves(group) or shrinks(group) or readers <= members:
             kept.append(group)
             continue
         for node in group.nodes:
@@ -267,16 +268,17 @@ def _prune_islands(groups: list[FusionGroup], selection: _Selection) -> list[Fus
 
 
 def _prune_tails(groups: list[FusionGroup], selection: _Selection) -> list[FusionGroup]:
-    """Drop groups without weights that nobody reads quantized, unless they give float32 or shrink.
+    """Drop groups without weights that nobody reads quantized, unless they shrink.
 
-    Sets ``float_output`` of those that do.
+    So a Softmax at the end reads float logits, which its producer gives at no cost.  Sets
+    ``float_output`` of groups with weights that nobody reads quantized.
     """
     read: set[Value] = set()
     kept: list[FusionGroup] = []
     for group in reversed(groups):
         wanted = any(value in read for value in group.outputs)
-        floats = not wanted and gives_float(group, selection.backend)
-        if wanted or floats or group.is_weighted or shrinks(group):
+        floats = not wanted and group.is_weighted and gives_float(group, selection.backend)
+        if wanted or group.is_weighted or shrinks(group):
             read.update(group.inputs)
             kept.append(replace(group, float_output=floats))
         else:
@@ -288,4 +290,4 @@ def _prune_tails(groups: list[FusionGroup], selection: _Selection) -> list[Fusio
 
 def shrinks(group: FusionGroup) -> bool:
     """Whether a group without weights pays even when its result is dequantized: it reads more."""
-    return group.root.op in ("MaxPool", "GlobalMaxPool")
+    return group.root.op in POOLS
