@@ -40,7 +40,12 @@ def cut(graph: Graph, plan: FusionPlan) -> list[Segment]:
     for node in graph.nodes:
         if node in owner:
             members.setdefault(owner[node], []).append(node)
-    roots = {found[-1]: group for group, found in members.items()}
+    # A group is ready with its last float node: with two results, what reads the first one may
+    # stand before the q.quantize of the second.
+    roots = {
+        [node for node in found if node.op != "q.quantize"][-1]: group
+        for group, found in members.items()
+    }
     segments: list[Segment] = []
     pending: list[Node] = []
     for node in graph.nodes:

@@ -29,6 +29,15 @@ MODELS = {
             p = MatMul(x, w)
             y = MaxPool<kernel_shape = [3, 7], pads = [0, 4, 2, 0]>(p)
         }""",
+    # What read the first result of a Split was walked before the Split.
+    "first_result_of_split_is_an_output": """
+        (float[1, 16] x, float[16, 24] w, float[2, 8] w2) => (float[1, 22] a, float[1, 8] y)
+        <int64[2] sizes = {22, 2}>
+        {
+            p = MatMul(x, w)
+            a, b = Split<axis = 1>(p, sizes)
+            y = Gemm(b, w2)
+        }""",
 }
 
 

@@ -52,18 +52,17 @@ def _windows(m: RandomModel, sides: tuple[int, ...], dilated: bool) -> dict[str,
     pads = [*half, *half]
     if m.chance(0.5):
         pads = [m.integer(0, k - 1) for k in (*kernel, *kernel)]
+    automatic = m.pick(("SAME_UPPER", "SAME_LOWER", "VALID")) if m.chance(0.1) else ""
+    if automatic:
+        pads = [0] * len(pads)
     count = len(sides)
     if any(s + pads[i] + pads[i + count] < reach[i] for i, s in enumerate(sides)):
         raise Unfit
-    found: dict[str, Any] = {"kernel_shape": kernel, "pads": pads}
+    found: dict[str, Any] = {"kernel_shape": kernel}
+    found["auto_pad" if automatic else "pads"] = automatic or pads
     found["strides"] = [m.pick((1, 1, 1, 2, 2, 3)) for _ in sides]
-    if any(d != 1 for d in dilations):
+    if any(d != 1 for d in dilations) and not automatic.startswith("SAME"):
         found["dilations"] = dilations
-    if m.chance(0.1):
-        found["auto_pad"] = m.pick(("SAME_UPPER", "SAME_LOWER", "VALID"))
-        del found["pads"]
-        if found["auto_pad"] != "VALID":
-            found.pop("dilations", None)
     return found
 
 
