@@ -31,8 +31,6 @@ OUTPUT_FORMS = {
 }
 """Endings of output files, and the target that each means when none is named."""
 
-EXPORT_TARGETS = ("onnx",)
-
 
 class ExportedModel:
     """A quantized model for another runtime: Q/DQ ONNX that was loaded and run before it is given.
@@ -77,7 +75,7 @@ def compile(
     graph = model if isinstance(model, Graph) else read_graph(model)
     quantized = quantize(graph, calibration, backend, qconfig_mapping, observer, progress)
     size = _model_bytes(model)
-    if target in EXPORT_TARGETS:
+    if target in export_targets():
         return _exported(quantized, target, opset, size)
     return _native(quantized, target, threads, size)
 
@@ -221,7 +219,7 @@ def compile_file(
 
 
 def _check_form(suffix: str, target: str) -> None:
-    exports = target in EXPORT_TARGETS
+    exports = target in export_targets()
     if suffix == ".onnx" and not exports:
         raise ConfigError(f"target {target} is native code: it cannot be written as .onnx")
     if suffix not in (".onnx", ".qir") and exports:
@@ -324,11 +322,12 @@ def backend_name(target: str) -> str:
     """The backend that serves a target; raises ConfigError with the known names."""
     from qcc.runtime.build import native_targets
 
-    if target in EXPORT_TARGETS:
+    exports = export_targets()
+    if target in exports:
         return target
     if all(name.strip() in native_targets() for name in target.split(",")):
         return "x86"
-    known = ", ".join((*native_targets(), *EXPORT_TARGETS))
+    known = ", ".join((*native_targets(), *exports))
     raise ConfigError(f"there is no target '{target}'; choose one of: {known}")
 
 
@@ -343,8 +342,15 @@ def list_targets() -> list[TargetInfo]:
         what = f"{8 * isa.vector_bytes}-bit vectors, {isa.dot}"
         rows.append(TargetInfo(isa.name, "native", status, what))
     what = "Q/DQ model for onnxruntime and others"
-    rows.append(TargetInfo("onnx", "export", "exports", what))
+    rows += [TargetInfo(name, "export", "exports", what) for name in export_targets()]
     return rows
+
+
+def export_targets() -> tuple[str, ...]:
+    """Backends that are a file format: those whose BackendConfig names no LLVM target."""
+    from qcc.backends.registry import backend_config, backend_names
+
+    return tuple(name for name in backend_names() if not backend_config(name).target)
 
 
 def explain_file(model: Path, target: str) -> CompileReport:
