@@ -13,20 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qcc import numerics
 from qcc.backends.llvm.builder import declare_kernel
 from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels import Packed
 from qcc.backends.llvm.kernels.activation import ActivationLayout
 from qcc.backends.llvm.kernels.conv_code import ConvWriter
 from qcc.backends.llvm.kernels.conv_plan import ConvPlan
-from qcc.backends.llvm.kernels.epilogue import (
-    Epilogue,
-    Form,
-    ParameterBlock,
-    needs_float_clamp,
-)
+from qcc.backends.llvm.kernels.epilogue import Epilogue, Form, ParameterBlock
 from qcc.backends.llvm.kernels.gemm import parts_needed
+from qcc.backends.llvm.kernels.weighted import channel_constants, epilogue_for, operand_names
 from qcc.backends.llvm.kernels.window import Window
 from qcc.backends.llvm.schedule import GemmSchedule
 from qcc.errors import ConfigError
@@ -73,8 +68,7 @@ class ConvKernel:
     @property
     def operands(self) -> tuple[str, ...]:
         """Pointer parameters in order."""
-        residual = () if self.epilogue.residual is None else ("residual",)
-        return ("input", "weight", "parameters", *residual, "output")
+        return operand_names(self.epilogue)
 
     @property
     def macs(self) -> int:
@@ -107,14 +101,8 @@ class ConvKernel:
         weights = np.asarray(weight)
         self._check_weight(weights)
         plan = ConvPlan.of(self, isa)
-        channels = self.output.channels
-        total = weights.astype(np.int64).reshape(channels, -1).sum(1)
-        # The signed dot product sees activations less 128.
-        centre = input_zero_point - (128 if isa.dot == "sdot" else 0)
-        start = (0 if bias is None else np.asarray(bias, np.int64)) - centre * total
-        start = np.broadcast_to(start, channels).astype(np.int32)
-        scale = np.broadcast_to(np.asarray(multiplier, np.float32), channels)
-        per_group = channels // self.groups
+        start, scale = channel_constants(weights, bias, multiplier, input_zero_point, isa.dot)
+        per_group = self.output.channels // self.groups
         groups = [slice(g * per_group, (g + 1) * per_group) for g in range(self.groups)]
         matrix = plan.weight_matrix(weights)
         block = ParameterBlock(isa, plan.panels.vectors * self.groups, self.epilogue)
@@ -188,19 +176,22 @@ def conv_kernel(
     Raises :class:`ConfigError` when an accumulator can leave int32 (contract 2).
     """
     weights = np.asarray(weight)
-    low, high = -input_zero_point, 255 - input_zero_point
-    bound = numerics.accumulator_bound(weights, bias, low, high, 0)
-    if bound >= 2**31:
-        raise ConfigError(
-            "The accumulators of a convolution can pass 2^31; keep this operator in float."
-        )
-    clamp = form == "uint8" and needs_float_clamp(bound, multiplier, residual_multiplier)
+    epilogue = epilogue_for(
+        weights,
+        bias,
+        multiplier,
+        input_zero_point,
+        form=form,
+        residual=residual,
+        residual_multiplier=residual_multiplier,
+        table=table,
+    )
     return ConvKernel(
         input=source,
         output=target,
         window=window or Window(weights.shape[2:]),
         groups=groups,
-        epilogue=Epilogue(form, residual, table, clamp),
+        epilogue=epilogue,
         weight_parts=parts_needed(weights),
         safe_pairs=has_safe_pairs(weights),
     )
