@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from qcc.ir.core import Graph, Node, Stage, Value
+from qcc.ir.core import Graph, Node, Stage
 from qcc.ir.rewrite import Rewriter
 from qcc.passes.algebra import Polynomial, close, descend, polynomial, product, same_polynomial
 from qcc.passes.manager import Pass
-from qcc.passes.replacement import supersede
+from qcc.passes.replacement import Found, supersede_found
 
 _TANH = math.sqrt(2.0 / math.pi)
 
@@ -36,21 +36,12 @@ class RefuseGelu(Pass):
 
     def run(self, graph: Graph, rewriter: Rewriter) -> None:
         """Rewrite ``graph`` and its subgraphs in place."""
-        for node in reversed(tuple(graph.walk())):
-            if node.graph is None or node.op not in ("Mul", "Div"):
-                continue
-            found = gelu(node)
-            if found is None:
-                continue
-            operands = node.inputs
-            supersede(node, "Gelu", [found[0]], rewriter, {"approximate": found[1]})
-            for value in operands:
-                rewriter.erase_dead(value)
+        supersede_found(reversed(tuple(graph.walk())), gelu, rewriter)
 
 
-def gelu(node: Node) -> tuple[Value, str] | None:
-    """(x, approximate) where ``node`` computes GELU of x, else None."""
-    if not node.output.tensor.is_float:
+def gelu(node: Node) -> Found | None:
+    """Gelu of x where ``node`` computes it, else None."""
+    if node.op not in ("Mul", "Div") or not node.output.tensor.is_float:
         return None
     whole = product(node.output)
     if len(whole.numerators) != 2 or whole.denominators or whole.roots or whole.tensors:
@@ -66,5 +57,5 @@ def gelu(node: Node) -> tuple[Value, str] | None:
         halves = all(close(whole.factor * weight, 0.5) for weight in weights)
         inner = polynomial(curve.producer.operand(0), x)
         if halves and same_polynomial(inner, argument):
-            return x, approximate
+            return Found("Gelu", x, {"approximate": approximate})
     return None

@@ -11,12 +11,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from qcc.ir.core import Graph, Node, Stage, Value
+from qcc.ir.core import Graph, Node, Stage
 from qcc.ir.rewrite import Rewriter
 from qcc.passes.algebra import affine_base, close, product
 from qcc.passes.manager import Pass
 from qcc.passes.refuse_hardswish import hard_gate
-from qcc.passes.replacement import supersede
+from qcc.passes.replacement import Found, supersede_found
 
 SLOPES = tuple(float(np.float32(slope)) for slope in (1.0 / 6.0, 0.2))
 
@@ -31,21 +31,12 @@ class RefuseHardSigmoid(Pass):
 
     def run(self, graph: Graph, rewriter: Rewriter) -> None:
         """Rewrite ``graph`` and its subgraphs in place."""
-        for node in reversed(tuple(graph.walk())):
-            if node.graph is None or node.op not in ("Mul", "Div", "Clip"):
-                continue
-            found = hard_sigmoid(node)
-            if found is None:
-                continue
-            operands, (x, slope) = node.inputs, found
-            supersede(node, "HardSigmoid", [x], rewriter, {"alpha": slope, "beta": 0.5})
-            for value in operands:
-                rewriter.erase_dead(value)
+        supersede_found(reversed(tuple(graph.walk())), hard_sigmoid, rewriter)
 
 
-def hard_sigmoid(node: Node) -> tuple[Value, float] | None:
-    """(x, slope) where ``node`` computes ``clip(slope * x + 0.5, 0, 1)``, else None."""
-    if not node.output.tensor.is_float:
+def hard_sigmoid(node: Node) -> Found | None:
+    """HardSigmoid of x where ``node`` computes ``clip(slope * x + 0.5, 0, 1)``, else None."""
+    if node.op not in ("Mul", "Div", "Clip") or not node.output.tensor.is_float:
         return None
     whole = product(node.output)
     if len(whole.numerators) != 1 or whole.denominators or whole.roots or whole.tensors:
@@ -60,4 +51,5 @@ def hard_sigmoid(node: Node) -> tuple[Value, float] | None:
     slope, offset, top = (whole.factor * item for item in found)
     if not close(offset, 0.5) or not close(top, 1.0):
         return None
-    return next(((x, known) for known in SLOPES if close(slope, known)), None)
+    known = next((known for known in SLOPES if close(slope, known)), None)
+    return None if known is None else Found("HardSigmoid", x, {"alpha": known, "beta": 0.5})

@@ -14,7 +14,7 @@ from qcc.ir.rewrite import Rewriter
 from qcc.passes.algebra import close, polynomial, product
 from qcc.passes.canonical_arithmetic import clip_bounds
 from qcc.passes.manager import Pass
-from qcc.passes.replacement import supersede
+from qcc.passes.replacement import Found, supersede_found
 
 SLOPE, OFFSET = 1.0 / 6.0, 0.5
 
@@ -29,21 +29,12 @@ class RefuseHardSwish(Pass):
 
     def run(self, graph: Graph, rewriter: Rewriter) -> None:
         """Rewrite ``graph`` and its subgraphs in place."""
-        for node in reversed(tuple(graph.walk())):
-            if node.graph is None or node.op not in ("Mul", "Div"):
-                continue
-            x = hard_swish(node)
-            if x is None:
-                continue
-            operands = node.inputs
-            supersede(node, "HardSwish", [x], rewriter)
-            for value in operands:
-                rewriter.erase_dead(value)
+        supersede_found(reversed(tuple(graph.walk())), hard_swish, rewriter)
 
 
-def hard_swish(node: Node) -> Value | None:
-    """x where ``node`` computes HardSwish of x, else None."""
-    if not node.output.tensor.is_float:
+def hard_swish(node: Node) -> Found | None:
+    """HardSwish of x where ``node`` computes it, else None."""
+    if node.op not in ("Mul", "Div") or not node.output.tensor.is_float:
         return None
     whole = product(node.output)
     if len(whole.numerators) != 2 or whole.denominators or whole.roots or whole.tensors:
@@ -54,7 +45,7 @@ def hard_swish(node: Node) -> Value | None:
             continue
         slope, offset, top = (whole.factor * item for item in found)
         if close(slope, SLOPE) and close(offset, OFFSET) and close(top, 1.0):
-            return x
+            return Found("HardSwish", x)
     return None
 
 

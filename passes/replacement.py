@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from qcc.ir.core import Attribute, Graph, Node, Value
 from qcc.ir.rewrite import Rewriter
 from qcc.ir.types import UNDEFINED, Dim, Shape, TensorType, ValueType
+
+
+@dataclass(frozen=True)
+class Found:
+    """An op of one operand that a node was found to compute, written out."""
+
+    op: str
+    x: Value
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
 
 
 def replaceable(old: Value, new: Value) -> bool:
@@ -78,6 +88,23 @@ def supersede(
     rewriter.replace_uses(old, new)
     rewriter.erase(node)
     return replacement
+
+
+def supersede_found(
+    nodes: Iterable[Node], find: Callable[[Node], Found | None], rewriter: Rewriter
+) -> None:
+    """Replace each node that ``find`` gives something for; what it read alone goes too.
+
+    ``nodes`` may be erased on the way: those are passed over.
+    """
+    for node in nodes:
+        found = None if node.graph is None else find(node)
+        if found is None:
+            continue
+        operands = node.inputs
+        supersede(node, found.op, [found.x], rewriter, found.attributes)
+        for value in operands:
+            rewriter.erase_dead(value)
 
 
 def refined(known: ValueType, other: ValueType) -> ValueType:
