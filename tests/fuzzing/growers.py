@@ -60,7 +60,9 @@ def _windows(m: RandomModel, sides: tuple[int, ...], dilated: bool) -> dict[str,
         raise Unfit
     found: dict[str, Any] = {"kernel_shape": kernel}
     found["auto_pad" if automatic else "pads"] = automatic or pads
-    found["strides"] = [m.pick((1, 1, 1, 2, 2, 3)) for _ in sides]
+    found["strides"] = strides = [m.pick((1, 1, 1, 2, 2, 3)) for _ in sides]
+    if automatic.startswith("SAME") and any(s > k for s, k in zip(strides, kernel, strict=True)):
+        raise Unfit  # onnxruntime refuses the negative padding
     if any(d != 1 for d in dilations) and not automatic.startswith("SAME"):
         found["dilations"] = dilations
     return found
