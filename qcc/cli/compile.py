@@ -9,23 +9,22 @@ import typer
 
 from qcc.cli.console import human_bytes, progress, result, result_json, words
 from qcc.cli.options import (
+    PLAIN,
     CalibrationOption,
-    ImageSizeOption,
+    DataOptions,
     JsonOption,
-    LayoutOption,
-    MeanOption,
-    SamplesOption,
-    StdOption,
+    ModelArgument,
     TargetOption,
     ThreadsOption,
-    calibration_from,
+    takes_data_options,
 )
 
 _TOP_REASONS = 4
 
 
+@takes_data_options
 def compile_model(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The float model.")],
+    model: ModelArgument,
     output: Annotated[
         Path,
         typer.Option(
@@ -49,11 +48,7 @@ def compile_model(
     opset: Annotated[
         int, typer.Option("--opset", help="Opset of an exported ONNX model (10 to 25).")
     ] = 21,
-    samples: SamplesOption = None,
-    image_size: ImageSizeOption = None,
-    mean: MeanOption = None,
-    std: StdOption = None,
-    layout: LayoutOption = "nchw",
+    reading: DataOptions = PLAIN,
     as_json: JsonOption = False,
 ) -> None:
     """Quantize MODEL.onnx with sample data and write OUT.
@@ -74,7 +69,7 @@ def compile_model(
     form = check_output(output)
     chosen = target or OUTPUT_FORMS[form]
     with progress() as bars:
-        batches = calibration_from(model, calib, samples, image_size, mean, std, layout)
+        batches = None if calib is None else reading.open(model, calib)
         report = compile_file(
             model,
             output,

@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from qcc.cli.console import print_table, result, result_json, table, words
-from qcc.cli.options import JsonOption
+from qcc.cli.options import JsonOption, ModelArgument
 
 
 def explain(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The float model.")],
+    model: ModelArgument,
     target: Annotated[str, typer.Option("--target", metavar="NAME", help="For which target.")] = (
         "host"
     ),

@@ -9,14 +9,12 @@ import typer
 
 from qcc.cli.console import print_table, result, result_json, table, words
 from qcc.cli.options import (
-    ImageSizeOption,
+    PLAIN,
+    DataOptions,
     JsonOption,
-    LayoutOption,
-    MeanOption,
-    SamplesOption,
-    StdOption,
+    ModelArgument,
     ThreadsOption,
-    calibration_from,
+    takes_data_options,
 )
 
 CompiledArgument = Annotated[
@@ -90,17 +88,14 @@ def bench(
         result(f"{compiled} is {timing.ratio:.2f}x as fast as {versus} (median of pairs)")
 
 
+@takes_data_options
 def diff(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The float model.")],
+    model: ModelArgument,
     compiled: CompiledArgument,
     data: Annotated[
         str, typer.Option("--data", metavar="DATA", help="Sample inputs, as for --calib.")
     ],
-    samples: SamplesOption = None,
-    image_size: ImageSizeOption = None,
-    mean: MeanOption = None,
-    std: StdOption = None,
-    layout: LayoutOption = "nchw",
+    reading: DataOptions = PLAIN,
     as_json: JsonOption = False,
 ) -> None:
     """Compare the outputs of a compiled model with those of the float model.
@@ -111,9 +106,7 @@ def diff(
     """
     from qcc.runtime.comparison import compare_models
 
-    batches = calibration_from(model, data, samples, image_size, mean, std, layout)
-    assert batches is not None, "--data is required"
-    rows = compare_models(model, compiled, batches)
+    rows = compare_models(model, compiled, reading.open(model, data))
     if as_json:
         result_json([row.to_dict() for row in rows])
         return

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +13,7 @@ import typer
 
 from qcc.errors import ConfigError
 
+ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The float model.")]
 CalibrationOption = Annotated[
     str | None,
     typer.Option(
@@ -29,24 +33,6 @@ TargetOption = Annotated[
     ),
 ]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Threads of the executable.")]
-SamplesOption = Annotated[
-    int | None,
-    typer.Option("--samples", min=1, help="Use at most this many batches of the data."),
-]
-ImageSizeOption = Annotated[
-    str | None,
-    typer.Option("--image-size", metavar="N or HxW", help="Resize images to this size."),
-]
-MeanOption = Annotated[
-    str | None,
-    typer.Option("--mean", metavar="R,G,B", help="Subtracted after scaling pixels to 0..1."),
-]
-StdOption = Annotated[
-    str | None, typer.Option("--std", metavar="R,G,B", help="Divided by after the mean.")
-]
-LayoutOption = Annotated[
-    str, typer.Option("--layout", metavar="nchw|nhwc", help="Axis order of image batches.")
-]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write the result as JSON to stdout.")]
 
 
@@ -70,26 +56,60 @@ def image_size_of(text: str | None) -> tuple[int, int] | None:
     return int(parts[0]), int(parts[-1])
 
 
-def calibration_from(
-    model: Path,
-    data: str | None,
-    samples: int | None,
-    image_size: str | None,
-    mean: str | None,
-    std: str | None,
-    layout: str,
-) -> Iterable[Mapping[str, Any]] | None:
-    """Batches for ``model`` from the data options, or None without ``--calib``."""
-    if data is None:
-        return None
-    from qcc.compiler import open_data
+@dataclass(frozen=True)
+class DataOptions:
+    """How sample inputs are read: the fields are options of every command that reads some."""
 
-    return open_data(
-        data,
-        model,
-        samples=samples,
-        image_size=image_size_of(image_size),
-        mean=numbers("--mean", mean),
-        std=numbers("--std", std),
-        layout=layout,
-    )
+    samples: Annotated[
+        int | None,
+        typer.Option("--samples", min=1, help="Use at most this many batches of the data."),
+    ] = None
+    image_size: Annotated[
+        str | None,
+        typer.Option("--image-size", metavar="N or HxW", help="Resize images to this size."),
+    ] = None
+    mean: Annotated[
+        str | None,
+        typer.Option("--mean", metavar="R,G,B", help="Subtracted after scaling pixels to 0..1."),
+    ] = None
+    std: Annotated[
+        str | None, typer.Option("--std", metavar="R,G,B", help="Divided by after the mean.")
+    ] = None
+    layout: Annotated[
+        str, typer.Option("--layout", metavar="nchw|nhwc", help="Axis order of image batches.")
+    ] = "nchw"
+
+    def open(self, model: Path, data: str) -> Iterable[Mapping[str, Any]]:
+        """Batches of ``data`` for ``model``; raises ConfigError or DataError in one sentence."""
+        from qcc.compiler import open_data
+
+        return open_data(
+            data,
+            model,
+            samples=self.samples,
+            image_size=image_size_of(self.image_size),
+            mean=numbers("--mean", self.mean),
+            std=numbers("--std", self.std),
+            layout=self.layout,
+        )
+
+
+PLAIN = DataOptions()
+"""All data, as they are."""
+
+
+def takes_data_options(command: Callable[..., None]) -> Callable[..., None]:
+    """``command``, whose parameter ``reading`` is a DataOptions, with an option for each field."""
+    parameters = list(inspect.signature(command, eval_str=True).parameters.values())
+    place = next(i for i, p in enumerate(parameters) if p.name == "reading")
+    own = list(inspect.signature(DataOptions, eval_str=True).parameters.values())
+
+    @functools.wraps(command)
+    def with_options(**given: Any) -> None:
+        reading = DataOptions(**{option.name: given.pop(option.name) for option in own})
+        command(**given, reading=reading)
+
+    spread = [*parameters[:place], *own, *parameters[place + 1 :]]
+    with_options.__signature__ = inspect.Signature(spread)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {p.name: p.annotation for p in spread}
+    return with_options
