@@ -18,6 +18,19 @@ from qcc.ir.ops import attribute
 NativeFloat = Callable[[Node, Sequence["Array | None"]], Array]
 
 
+def larger(a: Array, b: Array) -> Array:
+    """The larger operand, element by element: ``b`` of two equal ones, NaN where either is NaN.
+
+    Which of two zeros numpy's ``maximum`` gives depends on the machine; here it is always ``b``.
+    """
+    return np.where((a > b) | np.isnan(a), a, b)
+
+
+def smaller(a: Array, b: Array) -> Array:
+    """The smaller operand, with the rules of :func:`larger`."""
+    return np.where((a < b) | np.isnan(a), a, b)
+
+
 def _operands(arrays: Sequence[Array | None]) -> list[Array]:
     return [np.asarray(array, np.float32) for array in arrays if array is not None]
 
@@ -38,9 +51,9 @@ def _clip(node: Node, arrays: Sequence[Array | None]) -> Array:
     high = arrays[2] if len(arrays) > 2 else None
     x = np.asarray(arrays[0], np.float32)
     if low is not None:
-        x = np.maximum(x, np.asarray(low, np.float32))
+        x = larger(x, np.asarray(low, np.float32))
     if high is not None:
-        x = np.minimum(x, np.asarray(high, np.float32))
+        x = smaller(x, np.asarray(high, np.float32))
     return x
 
 
@@ -55,9 +68,9 @@ NATIVE_FLOAT_OPS: dict[str, NativeFloat] = {
     "Sub": _binary(np.subtract),
     "Mul": _binary(np.multiply),
     "Div": _binary(np.divide),
-    "Max": _binary(np.maximum),
-    "Min": _binary(np.minimum),
-    "Relu": lambda node, arrays: np.maximum(np.asarray(arrays[0], np.float32), np.float32(0)),
+    "Max": _binary(larger),
+    "Min": _binary(smaller),
+    "Relu": lambda node, arrays: larger(np.asarray(arrays[0], np.float32), np.float32(0)),
     "Neg": lambda node, arrays: np.negative(np.asarray(arrays[0], np.float32)),
     "Clip": _clip,
     "Softmax": _softmax,

@@ -38,6 +38,14 @@ MODELS = {
             a, b = Split<axis = 1>(p, sizes)
             y = Gemm(b, w2)
         }""",
+    # Native code and numpy gave zeros of different sign.
+    "relu_of_negative_zero": """
+        (float[3, 4, 3, 1] x, float[3, 4, 3, 4] z, float[1, 4] w) => (float[3, 4, 3, 4] y)
+        {
+            p = MatMul(x, w)
+            q = Mul(p, z)
+            y = Relu(q)
+        }""",
 }
 
 

@@ -1,8 +1,8 @@
 """Float32 elementwise ops on strided tensors: one IEEE operation an element, or a sigmoid.
 
-Results equal numpy's; ``sigmoid`` is contract 11.  ``minimum``, ``maximum``, ``clip`` and ``relu``
-give NaN where an operand is NaN, as numpy and ONNX Runtime do; between zeros of different sign
-either may be given.
+Results are those of :mod:`qcc.ref.float_ops`.  ``minimum``, ``maximum``, ``clip`` and ``relu`` give
+NaN where an operand is NaN, as numpy and ONNX Runtime do, and of two zeros the second operand (the
+bound).
 """
 
 from __future__ import annotations
@@ -157,12 +157,12 @@ class FloatUnaryKernel:
             if self.op == "sigmoid":
                 return sigmoid(k, value)
             low = bounds.get("low", constant(value.type, 0.0))
-            # Ordered compares are false of NaN, which so stays.
-            value = k.ir.select(k.ir.fcmp_ordered("<", value, low), low, value)
+            # Ordered compares are false of NaN, which so stays; an equal zero becomes the bound.
+            value = k.ir.select(k.ir.fcmp_ordered("<=", value, low), low, value)
             if self.op == "relu":
                 return value
             high = bounds["high"]
-            return k.ir.select(k.ir.fcmp_ordered(">", value, high), high, value)
+            return k.ir.select(k.ir.fcmp_ordered(">=", value, high), high, value)
 
         def piece(offsets: Sequence[Index], first: Index, count: int) -> None:
             places = _positions(k, nest, offsets, first)
