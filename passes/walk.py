@@ -33,11 +33,19 @@ class Noise:
     noise: float = 0.0
 
     def add(self, exact: Array, approximate: Array) -> None:
-        """Take in one pair of equal shape."""
+        """Take in one pair of equal shape; where ``exact`` is infinite or NaN nothing is compared.
+
+        Attention masks hold -inf or the least float32, whose square only float64 holds.
+        """
         x = np.asarray(exact, np.float32).ravel()
-        error = x - np.asarray(approximate, np.float32).ravel()
-        self.signal += float(np.dot(x, x))
-        self.noise += float(np.dot(error, error))
+        y = np.asarray(approximate, np.float32).ravel()
+        with np.errstate(over="ignore", invalid="ignore"):
+            signal, noise = _powers(x, y)
+        if not np.isfinite(signal + noise):
+            usable = np.isfinite(x)
+            signal, noise = _powers(x[usable].astype(np.float64), y[usable].astype(np.float64))
+        self.signal += signal
+        self.noise += noise
 
     @property
     def sqnr_db(self) -> float:
@@ -45,6 +53,11 @@ class Noise:
         if self.noise <= self.signal * 1e-20:
             return EQUAL_DB
         return float(10 * np.log10(max(self.signal, 1e-300) / self.noise))
+
+
+def _powers(exact: Array, approximate: Array) -> tuple[float, float]:
+    error = exact - approximate
+    return float(np.dot(exact, exact)), float(np.dot(error, error))
 
 
 @dataclass(frozen=True)

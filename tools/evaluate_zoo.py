@@ -129,7 +129,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--target", default="host")
     parser.add_argument("--observer")
     parser.add_argument("--json", type=Path, help="write all results here")
-    chosen = parser.parse_args(arguments)
+    chosen = parser.parse_intermixed_args(arguments)
     evalkit = load_tasks(chosen.zoo)
     manifest = json.loads((chosen.zoo / "manifest.json").read_text())
     results: dict[str, Any] = {}
