@@ -23,11 +23,15 @@ Shapes: TypeAlias = "tuple[tuple[int, ...], ...]"
 
 @dataclass(frozen=True)
 class NativeComparison:
-    """What one model gave on one instruction set, over all feeds."""
+    """What one model gave on one instruction set, over all feeds.
+
+    ``has_regions``: some of it ran in onnxruntime.
+    """
 
     outputs: int
     elements: int
     differing_bytes: int
+    has_regions: bool = False
 
 
 def runnable_row(isa: InstructionSet) -> InstructionSet:
@@ -65,7 +69,8 @@ def compare_native(
             differing += _differing_bytes(name, np.asarray(array), found[name])
     for executable, _ in programs.values():
         executable.close()
-    return NativeComparison(len(graph.outputs), elements, differing)
+    regions = any(node.op == "q.region" for _, low in programs.values() for node in low.nodes)
+    return NativeComparison(len(graph.outputs), elements, differing, regions)
 
 
 def _compiled(

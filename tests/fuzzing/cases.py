@@ -170,6 +170,9 @@ def _demand_bytes(
     graph: Graph, isa: InstructionSet, feeds: Sequence[Feeds], threads: int, what: str
 ) -> None:
     found = compare_native(graph, isa, feeds, threads)
+    if found.differing_bytes and found.has_regions and threads > 1:
+        # onnxruntime sums in another order with more threads (ReduceMean over two axes does).
+        found = compare_native(graph, isa, feeds)
     if found.differing_bytes:
         raise Wrong(
             f"native code of {isa.name} differs from the reference in {what}: "
