@@ -64,11 +64,15 @@ def _replace(field: object, items: Iterable[object]) -> None:
 
 
 def _outputs(model: ModelProto, names: Sequence[str]) -> list[ValueInfoProto]:
-    """Outputs with the types that are known of them."""
+    """Outputs with the types that follow from the nodes; declared shapes may be of larger ones."""
+    bare = ModelProto.FromString(model.SerializeToString())
+    del bare.graph.value_info[:]
+    for item in bare.graph.output:
+        item.type.tensor_type.ClearField("shape")
     try:
-        graph = shape_inference.infer_shapes(model, data_prop=True).graph
+        graph = shape_inference.infer_shapes(bare, data_prop=True).graph
     except shape_inference.InferenceError:
-        graph = model.graph
+        graph = bare.graph
     known = {item.name: item for item in (*graph.value_info, *graph.output)}
     return [known.get(name, ValueInfoProto(name=name)) for name in names]
 

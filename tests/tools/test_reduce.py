@@ -84,6 +84,17 @@ def test_extract_keeps_what_is_needed() -> None:
     assert extract(model, ["a"]) is None
 
 
+def test_outputs_are_declared_as_they_are_now() -> None:
+    model = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 21]>
+        g (float[1, 2, 4, 4] a) => (float[1, 2, 2, 2] y)
+        { y = MaxPool<kernel_shape = [1, 1], strides = [2, 2]>(a) }""")
+    del model.graph.node[0].attribute[1:]
+    part = extract(model, ["y"])
+    assert part is not None
+    assert [d.dim_value for d in part.graph.output[0].type.tensor_type.shape.dim] == [1, 2, 4, 4]
+
+
 # -- folders and commands --------------------------------------------------------------------------
 
 
