@@ -10,18 +10,15 @@ from numpy.typing import NDArray
 from qcc import numerics
 from qcc.ir.core import Array
 from qcc.ir.types import Quant
-from qcc.quant.lattice import TOLERANCE, lattice_of
+from qcc.quant.lattice import TOLERANCE, step_of
 from qcc.quant.observers import ObserverSpec
 from qcc.quant.qparams import QuantParams
 
 BIAS_LIMIT = 2**30
 """Largest magnitude of a stored bias (contract 3)."""
 
-MOST_LEVELS = 511
-"""Distinct values of weights of one 8-bit grid with any zero point."""
-
-FIRST = 2048
-"""Weights that are looked at before all are."""
+FIRST = 512
+"""Weights of a channel that are looked at first: most show at once that they lie on no grid."""
 
 FloatArray = NDArray[np.float32]
 
@@ -86,33 +83,25 @@ def _fill_empty_channels(params: QuantParams, weight: FloatArray) -> QuantParams
 
 
 def _keep_grid(params: QuantParams, weight: FloatArray) -> QuantParams:
-    """Give each symmetric channel the step of the grid that the weights already lie on.
+    """Give each symmetric channel the step of the grid that its weights already lie on.
 
-    The grid of the whole tensor comes first (a model that was trained with one step a tensor, whose
-    channels then differ in range only), then that of each channel.
+    A model that was trained with one step a tensor has channels that use few of the 255 values: the
+    observer's scale spreads them over all, and so moves every weight.
     """
     if params.axis is None or any(params.zero_point):
         return params
     rows = np.moveaxis(weight, params.axis, 0).reshape(weight.shape[params.axis], -1)
-    whole = lattice_of(rows) if _few(rows) else None
     scales = params.scales.copy()
     steps = rows / scales[:, None]
     inexact = np.abs(steps - np.rint(steps)).max(axis=1) > TOLERANCE
     for channel in np.flatnonzero(inexact):
         row = rows[channel]
-        step = whole.step if whole is not None else None
-        if step is None and _few(row):
-            own = lattice_of(row)
-            step = None if own is None else own.step
-        if step is not None and np.abs(row).max() <= (params.quant_max + 0.5) * step:
+        if len(np.unique(row[:FIRST])) > 2 * params.quant_max + 1:
+            continue
+        step = step_of(row, params.quant_max)
+        if step is not None:
             scales[channel] = step
     return replace(params, scale=tuple(float(s) for s in scales))
-
-
-def _few(values: FloatArray) -> bool:
-    """Whether the values can lie on a grid of 8 bits: the first ones say no for most tensors."""
-    flat = values.reshape(-1)
-    return len(np.unique(flat[:FIRST])) <= MOST_LEVELS and len(np.unique(flat)) <= MOST_LEVELS
 
 
 def _fit_bias(

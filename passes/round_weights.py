@@ -35,11 +35,16 @@ BLOCK = 64
 
 @dataclass
 class Moments:
-    """Central second moments of rows, accumulated: float64 [groups, inputs, inputs]."""
+    """Central second moments of rows, accumulated: float64 [groups, inputs, inputs].
+
+    ``offset`` [groups, 1, inputs] is taken off every row first: products of float32 numbers that
+    are far from 0 would drown small variances.
+    """
 
     products: Float64
     sums: Float64
     rows: int = 0
+    offset: Float32 | None = None
     waiting: list[Float32] = field(default_factory=list)
 
     @classmethod
@@ -57,17 +62,14 @@ class Moments:
         """Count what still waits: products of many rows at once cost less."""
         if self.waiting:
             rows = np.concatenate(self.waiting, axis=1)
+            if self.offset is None:
+                self.offset = rows.mean(axis=1, keepdims=True)
+            rows = rows - self.offset
             self.waiting.clear()
             self.products += np.matmul(rows.transpose(0, 2, 1), rows)
             self.sums += rows.sum(axis=1, dtype=np.float64)
             self.rows += rows.shape[1]
         return self
-
-    def merged(self, other: Moments) -> Moments:
-        """Those of both."""
-        return Moments(
-            self.products + other.products, self.sums + other.sums, self.rows + other.rows
-        )
 
     @property
     def central(self) -> Float64:
@@ -75,6 +77,12 @@ class Moments:
         count = max(self.rows, 1)
         mean = self.sums / count
         return self.products / count - mean[:, :, None] * mean[:, None, :]
+
+
+def pooled(one: Moments, other: Moments) -> Float64:
+    """The covariance of the rows of both, each about its own mean."""
+    rows = max(one.rows + other.rows, 1)
+    return (one.central * one.rows + other.central * other.rows) / rows
 
 
 def round_by_moments(
@@ -106,7 +114,7 @@ def round_by_moments(
             least, chosen = error, damping
     if chosen is None:
         return None
-    moments = part.moments(fit.merged(held).central)
+    moments = part.moments(pooled(fit, held))
     return part.put(nearest, _round(wanted, steps, limits, _damped(moments, chosen)))
 
 

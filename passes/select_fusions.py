@@ -27,6 +27,7 @@ from qcc.quant.qconfig_mapping import QConfigMapping
 
 EXCLUDED = "excluded by the qconfig mapping"
 ISLAND = "no operand comes from a quantized node, so quantizing it would only add conversions"
+CONVERSION = "an operand is float, and would lose precision for a conversion more"
 TAIL = "only float nodes read its result, so quantizing it would save nothing"
 MIXED = "a float node reads its result, which would lose precision for a conversion more"
 NOT_FLOAT32 = "its tensors are not float32"
@@ -223,6 +224,7 @@ def _pruned(groups: list[FusionGroup], selection: _Selection) -> list[FusionGrou
     while True:
         count = len(groups)
         groups = _prune_islands(groups, selection)
+        groups = _prune_conversions(groups, selection)
         groups = _prune_tails(groups, selection)
         groups = _prune_mixed(groups, selection)
         if len(groups) == count:
@@ -264,6 +266,27 @@ def _prune_islands(groups: list[FusionGroup], selection: _Selection) -> list[Fus
         else:
             for node in group.nodes:
                 selection.refuse(node, ISLAND)
+    return kept
+
+
+def _prune_conversions(groups: list[FusionGroup], selection: _Selection) -> list[FusionGroup]:
+    """Drop arithmetic without weights for which alone a float operand would be quantized.
+
+    So an attention mask, a rotary embedding and what they are added to or multiplied with stay
+    float, while every operand of a residual network's Add is 8-bit anyhow.
+    """
+    stored: set[Value] = set()
+    for group in groups:
+        stored.update(group.outputs)
+        if group.is_weighted:
+            stored.update(group.inputs)
+    kept = []
+    for group in groups:
+        if group.is_weighted or moves(group) or stored.issuperset(group.inputs):
+            kept.append(group)
+            continue
+        for node in group.nodes:
+            selection.refuse(node, CONVERSION)
     return kept
 
 

@@ -9,6 +9,12 @@ from typing import Any
 from qcc.backends.registry import backend_config
 from qcc.ir.core import Graph, Node, Stage, Value
 from qcc.passes.assign_numbers import Numbering, assign_numbers
+from qcc.passes.equalize_channels import (
+    CHANNEL_EXTREMES,
+    Extremes,
+    equalizable,
+    equalize_channels,
+)
 from qcc.passes.fusion_plan import FusionPlan
 from qcc.passes.insert_observers import Observation, insert_observers, plan_observation
 from qcc.passes.manager import PassManager, parse_pass_list
@@ -18,6 +24,7 @@ from qcc.passes.select_fusions import select_fusions
 from qcc.quant.backend_config import BackendConfig
 from qcc.quant.calibration.calibrator import Calibrator, Progress
 from qcc.quant.calibration.spill import KeptSamples
+from qcc.quant.observers import PerChannelMinMaxObserver
 from qcc.quant.qconfig_mapping import QConfigMapping, get_default_qconfig_mapping
 from qcc.quant.report import CompileReport, NodeReport
 
@@ -105,7 +112,8 @@ def prepare(
     graph = _after_float_passes(graph)
     plan = select_fusions(graph, backend, mapping)
     observation = plan_observation(plan)
-    calibrator = Calibrator(graph, observation.observed, threads=threads)
+    channels = dict.fromkeys(equalizable(plan, observation), CHANNEL_EXTREMES)
+    calibrator = Calibrator(graph, observation.observed, channels=channels, threads=threads)
     return PreparedModel(graph, backend, mapping, plan, observation, calibrator, threads)
 
 
@@ -115,20 +123,21 @@ def convert(
     *,
     bias_correction: bool = True,
     weight_rounding: bool = True,
+    equalization: bool = True,
     least_local_db: float = LEAST_LOCAL_DB,
 ) -> QuantizedModel:
     """The Q/DQ model that calibration found; ``prepared`` can be converted again.
 
+    Channels in front of depthwise convolutions are stretched unless ``equalization`` is off.
     Biases are corrected unless ``bias_correction`` is off; weights are rounded for the least error
     of their layer's output, or to nearest where ``weight_rounding`` is off.  Groups whose own error
     exceeds ``least_local_db`` on kept samples stay float, with that reason in the report.
     """
     plan, observation = prepared.plan, prepared.observation
+    steps = _Steps(equalization, weight_rounding, bias_correction)
     noisy: dict[str, str] = {}
     for last in (*[False] * GUARD_ROUNDS, True):
-        numbered, numbering, measured = _number(
-            prepared, plan, observation, bias_correction, weight_rounding, progress
-        )
+        numbered, numbering, measured = _number(prepared, plan, observation, steps, progress)
         found = {} if last else _too_noisy(plan, measured, least_local_db)
         if not found:
             break
@@ -174,28 +183,54 @@ def _after_float_passes(graph: Graph) -> Graph:
     return clone
 
 
+@dataclass(frozen=True)
+class _Steps:
+    """Which of the steps between measured ranges and good integers are taken."""
+
+    equalization: bool
+    weight_rounding: bool
+    bias_correction: bool
+
+
 def _number(
     prepared: PreparedModel,
     plan: FusionPlan,
     observation: Observation,
-    correct: bool,
-    rounding: bool,
+    steps: _Steps,
     progress: Progress | None,
 ) -> tuple[Graph, Numbering, Measured]:
-    graph = prepared.graph
+    graph = prepared.graph.clone()
+    plan = plan.on(prepared.graph, graph)
+    scales = resolve_scales(plan, observation, prepared.calibrator.parameters)
+    if steps.equalization:
+        equalize_channels(plan, observation, scales, _extremes(prepared.calibrator))
     clone = graph.clone()
     copied = plan.on(graph, clone)
     origin: dict[Value, Value] = dict(zip(clone.values(), graph.values(), strict=True))
     insert_observers(clone, copied, observation)
-    scales = resolve_scales(plan, observation, prepared.calibrator.parameters)
     numbering = assign_numbers(clone, copied, observation, scales)
     origin.update({stored: origin[value] for stored, value in numbering.sources.items()})
     twin = Twin(graph, plan, clone, copied, origin)
     kept, threads = prepared.calibrator.kept, prepared.threads
     measured = refine(
-        twin, kept, correct=correct, rounding=rounding, threads=threads, progress=progress
+        twin,
+        kept,
+        correct=steps.bias_correction,
+        rounding=steps.weight_rounding,
+        threads=threads,
+        progress=progress,
     )
     return clone, numbering, measured
+
+
+def _extremes(calibrator: Calibrator) -> Extremes:
+    """The extremes of the channels of what may be equalized, where they were seen."""
+    found = {}
+    for name, observer in calibrator.channels.items():
+        assert isinstance(observer, PerChannelMinMaxObserver)
+        if observer.low is not None and observer.high is not None:
+            found[name] = (observer.low, observer.high)
+    return found
 
 
 def _too_noisy(plan: FusionPlan, measured: Measured, least: float) -> dict[str, str]:

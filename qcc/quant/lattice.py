@@ -64,6 +64,24 @@ def lattice_of(values: Any) -> Lattice | None:
     return Lattice(step, int(whole[0]), int(whole[-1]), len(np.unique(whole)))
 
 
+def step_of(values: Any, most: int) -> float | None:
+    """The step of a grid of at most ``most`` steps on either side of 0 that ``values`` lie on.
+
+    The greatest magnitude is taken for each number of steps in turn, the fewest first, so it finds
+    the grid of a few values too; None where no number fits, or too many values are distinct.
+    """
+    points = np.unique(np.abs(np.asarray(values, np.float64).reshape(-1)))
+    points = points[points > 0]
+    if not 0 < len(points) <= most or not np.isfinite(points).all():
+        return None
+    counts = np.arange(1, most + 1, dtype=np.float64)
+    multiples = points[:, None] / points[-1] * counts
+    off = np.abs(multiples - np.rint(multiples)).max(axis=0) > TOLERANCE
+    off |= np.rint(multiples[0]) == 0
+    fitting = counts[~off]
+    return None if fitting.size == 0 else float(points[-1] / fitting[0])
+
+
 class DistinctValues:
     """The distinct float32 values of a stream, until there are more than :data:`LIMIT`.
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcc import numerics
-from qcc.quant.lattice import LIMIT, DistinctValues, Lattice, lattice_of
+from qcc.quant.lattice import LIMIT, DistinctValues, Lattice, lattice_of, step_of
 from qcc.quant.observers import MSEObserver
 
 steps = st.floats(1e-6, 1e3)
@@ -90,3 +90,18 @@ def test_bytes_are_quantized_without_error(
     error = float(np.abs(back - data).max())
     assert (error < 1e-4 * 0.3367) == exact
     assert error < 0.3367 * 2 or not exact
+
+
+@given(steps, st.lists(st.integers(-127, 127), min_size=3, max_size=20), st.integers(0, 1000))
+def test_the_step_of_a_few_weights_is_found(step: float, codes: list[int], seed: int) -> None:
+    values = (np.asarray(codes) * np.float32(step)).astype(np.float32)
+    found = step_of(values, 127)
+    if not any(codes):
+        assert found is None
+        return
+    assert found is not None
+    whole = values.astype(np.float64) / found
+    np.testing.assert_allclose(whole, np.rint(whole), atol=1e-3)
+    assert np.abs(whole).max() <= 127.001
+    other = np.random.default_rng(seed).normal(size=9)
+    assert step_of(other, 127) is None

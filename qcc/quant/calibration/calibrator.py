@@ -32,8 +32,9 @@ UNKNOWN_BYTES = 1 << 24
 class Calibrator:
     """Runs batches through a float graph and shows the observed values to their observers.
 
-    ``specs`` maps value names of ``graph`` to observer specs.  ``kept`` holds a bounded choice of
-    the batches on disk, for measurements that follow.
+    ``specs`` maps value names of ``graph`` to observer specs; ``channels`` those of some of the
+    same names to specs of a second observer.  ``kept`` holds a bounded choice of the batches on
+    disk, for measurements that follow.
     """
 
     def __init__(
@@ -41,12 +42,16 @@ class Calibrator:
         graph: Graph,
         specs: Mapping[str, ObserverSpec],
         *,
+        channels: Mapping[str, ObserverSpec] | None = None,
         threads: int = 1,
         kept: int = 64,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         self.graph = graph
         self.observers: dict[str, Observer] = {name: spec(name) for name, spec in specs.items()}
+        self.channels: dict[str, Observer] = {
+            name: spec(name) for name, spec in (channels or {}).items()
+        }
         self.kept = KeptSamples(kept)
         self._threads = threads
         self._chunk_bytes = chunk_bytes
@@ -74,13 +79,18 @@ class Calibrator:
         """Run one checked batch and update every observer."""
         for value in self.graph.inputs:
             if value.name in self.observers:
-                self.observers[value.name].update(batch[value.name])
+                self._update(value.name, batch[value.name])
         if self._runners is None:
             self._runners = self._make_runners(batch)
         for runner in self._runners:
             for name, array in runner.run(batch).items():
-                self.observers[name].update(array)
+                self._update(name, array)
         self.kept.offer(batch)
+
+    def _update(self, name: str, array: Array) -> None:
+        self.observers[name].update(array)
+        if name in self.channels:
+            self.channels[name].update(array)
 
     def parameters(self, name: str) -> QuantParams:
         """The parameters that the observer of value ``name`` gives; raises DataError."""
