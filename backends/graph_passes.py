@@ -15,7 +15,6 @@ from qcc.passes.lower import lower
 from qcc.passes.manager import Pass
 from qcc.passes.outline_float import outline_float
 from qcc.passes.select_fusions import select_fusions
-from qcc.quant.qconfig_mapping import get_default_qconfig_mapping
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class InsertObservers(Pass):
     def run(self, graph: Graph, rewriter: Rewriter) -> None:
         """Rewrite ``graph`` in place, with the backend's default QConfigMapping."""
         config = backend_config(self.backend)
-        plan = select_fusions(graph, config, get_default_qconfig_mapping(config.name))
+        plan = select_fusions(graph, config, config.default_mapping)
         observation = plan_observation(plan)
         insert_observers(graph, plan, observation)
         graph.stage = Stage.OBSERVED

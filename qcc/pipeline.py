@@ -25,7 +25,7 @@ from qcc.quant.backend_config import BackendConfig
 from qcc.quant.calibration.calibrator import Calibrator, Progress
 from qcc.quant.calibration.spill import KeptSamples
 from qcc.quant.observers import PerChannelMinMaxObserver
-from qcc.quant.qconfig_mapping import QConfigMapping, get_default_qconfig_mapping
+from qcc.quant.qconfig_mapping import QConfigMapping
 from qcc.quant.report import CompileReport, NodeReport
 
 FLOAT_PASSES = (
@@ -108,7 +108,7 @@ def prepare(
     float model.
     """
     backend = backend or backend_config("x86")
-    mapping = qconfig_mapping or get_default_qconfig_mapping(backend.name)
+    mapping = qconfig_mapping or backend.default_mapping
     graph = _after_float_passes(graph)
     plan = select_fusions(graph, backend, mapping)
     observation = plan_observation(plan)
@@ -173,7 +173,7 @@ def import_quantized(graph: Graph) -> QuantizedModel:
 def explain(graph: Graph, backend: BackendConfig) -> CompileReport:
     """What each node would become on ``backend`` with its default configuration."""
     graph = _after_float_passes(graph)
-    plan = select_fusions(graph, backend, get_default_qconfig_mapping(backend.name))
+    plan = select_fusions(graph, backend, backend.default_mapping)
     return CompileReport(backend.name, tuple(_rows(graph, plan, None, None)))
 
 

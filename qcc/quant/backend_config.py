@@ -19,6 +19,7 @@ from qcc.quant.dtype_config import DTypeConfig
 from qcc.quant.json_text import check_keys, read_object, write_object
 from qcc.quant.observers.base import ObserverSpec
 from qcc.quant.qconfig import QConfig
+from qcc.quant.qconfig_mapping import QConfigMapping, mapping_of
 
 FORMAT = "qcc.backend_config"
 
@@ -220,6 +221,19 @@ class BackendConfig:
     def set_target(self, target: str, features: Iterable[str] = ()) -> BackendConfig:
         """The same backend for another LLVM triple and its features."""
         return replace(self, target=target, features=tuple(features))
+
+    @property
+    def default_mapping(self) -> QConfigMapping:
+        """What the backend quantizes by where the caller says nothing.
+
+        Raises ConfigError for a backend without a default QConfig.
+        """
+        if self.default_qconfig is None:
+            raise ConfigError(
+                f"the backend '{self.name}' has no default QConfig: give a QConfigMapping, or make "
+                "the backend with set_default_qconfig"
+            )
+        return mapping_of(self.default_qconfig)
 
     def set_default_qconfig(self, qconfig: QConfig | None) -> BackendConfig:
         """The same backend with another default QConfig."""

@@ -166,7 +166,11 @@ def get_default_qconfig_mapping(backend: str = "x86") -> QConfigMapping:
 
     Raises ConfigError for an unknown backend.
     """
-    qconfig = get_default_qconfig(backend)
+    return mapping_of(get_default_qconfig(backend))
+
+
+def mapping_of(qconfig: QConfig) -> QConfigMapping:
+    """``qconfig`` for all nodes, with fixed parameters where an op's range is known."""
     mapping = QConfigMapping().set_global(qconfig)
     for op_type in FIXED_RANGE_OPS:
         mapping = mapping.set_object_type(op_type, fixed_qparams_qconfig(op_type, qconfig))

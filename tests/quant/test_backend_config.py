@@ -22,6 +22,7 @@ from qcc.quant import (
     get_default_qconfig,
 )
 from qcc.quant.qconfig import default_per_channel_weight_observer as channels
+from qcc.quant.qconfig_mapping import get_default_qconfig_mapping
 
 
 def conv_relu(op: Any, x: Any, w: Any, b: Any) -> Any:
@@ -307,3 +308,12 @@ def test_bad_values_are_refused() -> None:
         BACKEND.pattern("magic")
     with pytest.raises(ConfigError, match="needs 'dtype'"):
         DTypeWithConstraints.from_data({})
+
+
+def test_a_backend_with_a_name_of_its_own_says_what_it_quantizes_by() -> None:
+    qconfig = get_default_qconfig("onnx")
+    mine = BackendConfig("mine").set_default_qconfig(qconfig)
+    assert mine.default_mapping.global_qconfig == qconfig
+    assert mine.default_mapping == get_default_qconfig_mapping("onnx")
+    with pytest.raises(ConfigError, match="'mine' has no default QConfig"):
+        _ = BackendConfig("mine").default_mapping
