@@ -4,6 +4,9 @@ Empirical bias correction (Nagel et al. 2019, arXiv:1906.04721, section 4.2; as 
 ``bias_correction``): layer by layer, with the earlier layers already corrected, the mean of each
 channel of a Conv, Gemm or MatMul is measured on the float and on the numbered graph over the same
 kept samples, before the activation, and the difference is taken off the int32 bias.
+
+A MatMul over sequences is left alone: its rows are tokens, often most of them padding, and the mean
+error over all is not that of those which count (``docs/accuracy.md``).
 """
 
 from __future__ import annotations
@@ -36,13 +39,13 @@ class BiasSpot:
 
 
 def bias_spot(group: FusionGroup) -> BiasSpot | None:
-    """Where the bias of a group is, or could be; None where the group cannot have one."""
+    """Where the bias of a group is, or could be; None where there is nothing to correct."""
     if not group.is_weighted:
         return None
     anchor = group.anchor
     if anchor.op == "MatMul":
         add = group.roles.get("add")
-        if add is None or group.bias is None:
+        if add is None or group.bias is None or anchor.output.tensor.rank != 2:
             return None
         return BiasSpot(add, 1 - add.inputs.index(anchor.output), -1)
     return BiasSpot(anchor, 2, 1 if anchor.op == "Conv" else -1)

@@ -202,13 +202,19 @@ def _number(
     graph = prepared.graph.clone()
     plan = plan.on(prepared.graph, graph)
     scales = resolve_scales(plan, observation, prepared.calibrator.parameters)
+    stretched = 0
     if steps.equalization:
-        equalize_channels(plan, observation, scales, _extremes(prepared.calibrator))
+        extremes = _extremes(prepared.calibrator)
+        stretched = equalize_channels(plan, observation, scales, extremes)
     clone = graph.clone()
     copied = plan.on(graph, clone)
     origin: dict[Value, Value] = dict(zip(clone.values(), graph.values(), strict=True))
     insert_observers(clone, copied, observation)
     numbering = assign_numbers(clone, copied, observation, scales)
+    if stretched:
+        numbering.notes.append(
+            f"channels of {stretched} activations in front of depthwise convolutions were stretched"
+        )
     origin.update({stored: origin[value] for stored, value in numbering.sources.items()})
     twin = Twin(graph, plan, clone, copied, origin)
     kept, threads = prepared.calibrator.kept, prepared.threads

@@ -92,7 +92,8 @@ def best_peer(entry: dict[str, Any]) -> dict[str, float]:
             if name in IGNORED or not isinstance(value, (int, float)):
                 continue
             better = min if name in LOWER_IS_BETTER else max
-            best[name] = better(best.get(name, value), value)
+            measure = name.removesuffix("_pairs")
+            best[measure] = better(best.get(measure, value), value)
     return best
 
 
