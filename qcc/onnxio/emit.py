@@ -95,9 +95,12 @@ class Emitter:
         self.names.add(name)
         return name
 
-    def share(self, base: str, data: Array, element: str) -> str:
-        """The name of an initializer of the main graph with these data; equal ones are one."""
-        key = (element, data.shape, data.tobytes())
+    def share(self, base: str, data: Array, element: str, owner: str = "") -> str:
+        """The name of an initializer of the main graph with these data; equal ones are one.
+
+        Those of different owners are kept apart.
+        """
+        key = (owner, element, data.shape, data.tobytes())
         if key not in self._shared_names:
             name = self.fresh(base)
             self._shared_names[key] = name

@@ -73,7 +73,9 @@ def _linear(
     base = result.name if op == "QuantizeLinear" else source
     scale = emitter.share(f"{base}_scale", quant.scales.reshape(shape), "float32")
     zeros = quant.zero_points.astype(element_dtype(quant.storage)).reshape(shape)
-    zero_point = emitter.share(f"{base}_zero_point", zeros, quant.storage)
+    # onnxruntime rewrites the zero point of a weight in place (``session.x64quantprecision``), and
+    # refuses where another tensor uses the same initializer.
+    zero_point = emitter.share(f"{base}_zero_point", zeros, quant.storage, owner=base)
     proto = helper.make_node(op, [source, scale, zero_point], [result.name], name=node.name)
     if quant.axis is not None:
         proto.attribute.append(helper.make_attribute("axis", quant.axis))
