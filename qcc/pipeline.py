@@ -18,9 +18,10 @@ from qcc.passes.equalize_channels import (
 from qcc.passes.fusion_plan import FusionPlan
 from qcc.passes.insert_observers import Observation, insert_observers, plan_observation
 from qcc.passes.manager import PassManager, parse_pass_list
+from qcc.passes.migrate_outliers import LAST_EXTREMES, migratable, migrate_outliers
 from qcc.passes.refine import Measured, Twin, refine
 from qcc.passes.scales import resolve_scales
-from qcc.passes.select_fusions import select_fusions
+from qcc.passes.select_fusions import moves, select_fusions, shrinks
 from qcc.quant.backend_config import BackendConfig
 from qcc.quant.calibration.calibrator import Calibrator, Progress
 from qcc.quant.calibration.spill import KeptSamples
@@ -43,6 +44,15 @@ LEAST_LOCAL_DB = 15.0
 
 Measured on the zoo (``docs/accuracy.md``): healthy groups give 25 to 50 dB.
 """
+
+LEAST_ARITHMETIC_DB = 28.0
+"""The same for arithmetic without weights (a GELU, a product of two activations).
+
+In float it costs little, while its error goes into every product behind it.
+"""
+
+STRETCHED = "channels of {} activations in front of depthwise convolutions were stretched"
+MIGRATED = "the spread of the channels of {} activations was moved into the weights that read them"
 
 GUARD_ROUNDS = 3
 """How often convert looks for such groups again after it has put some back to float."""
@@ -113,6 +123,7 @@ def prepare(
     plan = select_fusions(graph, backend, mapping)
     observation = plan_observation(plan)
     channels = dict.fromkeys(equalizable(plan, observation), CHANNEL_EXTREMES)
+    channels.update(dict.fromkeys(migratable(plan, observation, quantized=True), LAST_EXTREMES))
     calibrator = Calibrator(graph, observation.observed, channels=channels, threads=threads)
     return PreparedModel(graph, backend, mapping, plan, observation, calibrator, threads)
 
@@ -125,20 +136,23 @@ def convert(
     weight_rounding: bool = True,
     equalization: bool = True,
     least_local_db: float = LEAST_LOCAL_DB,
+    least_arithmetic_db: float = LEAST_ARITHMETIC_DB,
 ) -> QuantizedModel:
     """The Q/DQ model that calibration found; ``prepared`` can be converted again.
 
-    Channels in front of depthwise convolutions are stretched unless ``equalization`` is off.
+    Channels in front of depthwise convolutions are stretched, and outliers in front of matrix
+    products moved into the weights, unless ``equalization`` is off.
     Biases are corrected unless ``bias_correction`` is off; weights are rounded for the least error
     of their layer's output, or to nearest where ``weight_rounding`` is off.  Groups whose own error
-    exceeds ``least_local_db`` on kept samples stay float, with that reason in the report.
+    exceeds ``least_local_db`` on kept samples (``least_arithmetic_db`` for arithmetic without
+    weights) stay float, with that reason in the report.
     """
     plan, observation = prepared.plan, prepared.observation
     steps = _Steps(equalization, weight_rounding, bias_correction)
     noisy: dict[str, str] = {}
     for last in (*[False] * GUARD_ROUNDS, True):
         numbered, numbering, measured = _number(prepared, plan, observation, steps, progress)
-        found = {} if last else _too_noisy(plan, measured, least_local_db)
+        found = {} if last else _too_noisy(plan, measured, least_local_db, least_arithmetic_db)
         if not found:
             break
         noisy.update(found)
@@ -202,19 +216,20 @@ def _number(
     graph = prepared.graph.clone()
     plan = plan.on(prepared.graph, graph)
     scales = resolve_scales(plan, observation, prepared.calibrator.parameters)
-    stretched = 0
+    notes = []
     if steps.equalization:
         extremes = _extremes(prepared.calibrator)
         stretched = equalize_channels(plan, observation, scales, extremes)
+        migrated = migrate_outliers(graph, plan, observation, scales, extremes)
+        plan, observation, scales = migrated.plan, migrated.observation, migrated.scales
+        notes = [STRETCHED.format(stretched)] * bool(stretched)
+        notes += [MIGRATED.format(migrated.count)] * bool(migrated.count)
     clone = graph.clone()
     copied = plan.on(graph, clone)
     origin: dict[Value, Value] = dict(zip(clone.values(), graph.values(), strict=True))
     insert_observers(clone, copied, observation)
     numbering = assign_numbers(clone, copied, observation, scales)
-    if stretched:
-        numbering.notes.append(
-            f"channels of {stretched} activations in front of depthwise convolutions were stretched"
-        )
+    numbering.notes.extend(notes)
     origin.update({stored: origin[value] for stored, value in numbering.sources.items()})
     twin = Twin(graph, plan, clone, copied, origin)
     kept, threads = prepared.calibrator.kept, prepared.threads
@@ -239,11 +254,15 @@ def _extremes(calibrator: Calibrator) -> Extremes:
     return found
 
 
-def _too_noisy(plan: FusionPlan, measured: Measured, least: float) -> dict[str, str]:
+def _too_noisy(
+    plan: FusionPlan, measured: Measured, least_local: float, least_arithmetic: float
+) -> dict[str, str]:
     """First results of the nodes of groups that are too noisy to the sentence that says so."""
     found: dict[str, str] = {}
     for group in plan.groups:
         ratio = measured.local.get(group.key)
+        plain = group.is_weighted or moves(group) or shrinks(group)
+        least = least_local if plain else least_arithmetic
         if ratio is None or ratio >= least:
             continue
         sentence = (
