@@ -144,6 +144,11 @@ class _Selection:
         if sentence not in self.refusals[node]:
             self.refusals[node].append(sentence)
 
+    def drop(self, group: FusionGroup, sentence: str) -> None:
+        """Note first why the nodes of a group that would fit stay float after all."""
+        for node in group.nodes:
+            self.refusals[node] = [sentence, *(s for s in self.refusals[node] if s != sentence)]
+
     def _group(self, config: BackendPatternConfig, match: Match) -> FusionGroup | str:
         """The group of a match, or the sentence why it is none."""
         for node in match.nodes:
@@ -243,9 +248,8 @@ def _prune_mixed(groups: list[FusionGroup], selection: _Selection) -> list[Fusio
         readers = {user for value in group.outputs for user in value.users}
         if group.is_weighted or moves(group) or shrinks(group) or readers <= members:
             kept.append(group)
-            continue
-        for node in group.nodes:
-            selection.refuse(node, MIXED)
+        else:
+            selection.drop(group, MIXED)
     return kept
 
 
@@ -264,8 +268,7 @@ def _prune_islands(groups: list[FusionGroup], selection: _Selection) -> list[Fus
             given.update(group.outputs)
             kept.append(group)
         else:
-            for node in group.nodes:
-                selection.refuse(node, ISLAND)
+            selection.drop(group, ISLAND)
     return kept
 
 
@@ -284,9 +287,8 @@ def _prune_conversions(groups: list[FusionGroup], selection: _Selection) -> list
     for group in groups:
         if group.is_weighted or moves(group) or stored.issuperset(group.inputs):
             kept.append(group)
-            continue
-        for node in group.nodes:
-            selection.refuse(node, CONVERSION)
+        else:
+            selection.drop(group, CONVERSION)
     return kept
 
 
@@ -305,8 +307,7 @@ def _prune_tails(groups: list[FusionGroup], selection: _Selection) -> list[Fusio
             read.update(group.inputs)
             kept.append(replace(group, float_output=floats))
         else:
-            for node in group.nodes:
-                selection.refuse(node, TAIL)
+            selection.drop(group, TAIL)
     kept.reverse()
     return kept
 

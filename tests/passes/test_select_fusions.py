@@ -163,3 +163,13 @@ def test_a_computed_shape_is_no_activation() -> None:
     plan = plan_of(graph)
     (move,) = [group for group in plan.groups if group.label == "move"]
     assert [value.name for value in move.inputs] == [y.name]
+
+
+def test_the_sentence_of_a_dropped_group_comes_first() -> None:
+    b = GraphBuilder()
+    a, c = b.input("a", float32(2, 3, 4)), b.input("c", float32(2, 4, 5))
+    graph = b.output(b.op.MatMul(a, c))
+    plan = select_fusions(graph, X86, get_default_qconfig_mapping("x86"))
+    (node,) = graph.nodes
+    assert plan.refusals[node][0] == ISLAND
+    assert len(plan.refusals[node]) > 1
