@@ -54,7 +54,8 @@ class Moments:
 
     def add(self, rows: Float32) -> None:
         """Take in rows float32 [groups, rows, inputs]."""
-        self.waiting.append(rows)
+        if rows.size:
+            self.waiting.append(rows)
         if sum(array.shape[1] for array in self.waiting) >= CHUNK:
             self.flush()
 
