@@ -61,6 +61,9 @@ class Executable:
         self.graph = graph
         self.graph_text = graph_text
         """The quantized graph as an artifact held it (``.qir``), or None."""
+        self._names = tuple(spec.name for spec in self.inputs)
+        self._output_names = tuple(spec.name for spec in self.outputs)
+        self._ready = tuple((spec.name, _dtype(spec), spec.shape) for spec in self.inputs)
         self._variants = list(variants)
         self._programs: dict[Shapes, Program] = {}
         self._compile_for = compile_for
@@ -71,12 +74,12 @@ class Executable:
     @property
     def input_names(self) -> tuple[str, ...]:
         """Names of the inputs, in order."""
-        return tuple(spec.name for spec in self.inputs)
+        return self._names
 
     @property
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs, in order."""
-        return tuple(spec.name for spec in self.outputs)
+        return self._output_names
 
     @property
     def input_types(self) -> dict[str, tuple[str, tuple[int | str | None, ...]]]:
@@ -134,6 +137,11 @@ class Executable:
     # -- inside -----------------------------------------------------------------------------------
 
     def _checked(self, feeds: Mapping[str, Any]) -> list[Array]:
+        fitting = [
+            feeds[name] for name, dtype, shape in self._ready if _fits(feeds, name, dtype, shape)
+        ]
+        if len(fitting) == len(self._ready) == len(feeds):
+            return fitting
         names = self.input_names
         unknown = [name for name in feeds if name not in names]
         absent = [name for name in names if name not in feeds]
@@ -144,6 +152,9 @@ class Executable:
         return [check_array(spec, feeds[spec.name]) for spec in self.inputs]
 
     def _program(self, shapes: Shapes) -> Program:
+        known = self._programs.get(shapes)
+        if known is not None:
+            return known
         with self._lock:
             found = self._programs.get(shapes)
             if found is None:
@@ -165,6 +176,39 @@ class Executable:
         variant = Variant(shapes, model)
         self._variants.append(variant)
         return variant
+
+
+def _dtype(spec: TensorSpec) -> np.dtype[Any] | None:
+    """numpy's own object for a dtype, which arrays share; None where numpy has none."""
+    try:
+        return np.dtype(spec.dtype)
+    except TypeError:
+        return None
+
+
+def _fits(
+    feeds: Mapping[str, Any],
+    name: str,
+    dtype: np.dtype[Any] | None,
+    shape: tuple[int | None, ...] | None,
+) -> bool:
+    """Whether an input can be read as it is: what most calls give, told without building text.
+
+    Anything else, right or wrong, takes the long way through :func:`check_array`.
+    """
+    array = feeds.get(name)
+    return (
+        type(array) is np.ndarray
+        and array.dtype is dtype
+        and array.flags.c_contiguous
+        and (array.shape == shape or _suits(array.shape, shape))
+    )
+
+
+def _suits(have: tuple[int, ...], wanted: tuple[int | None, ...] | None) -> bool:
+    if wanted is None or len(have) != len(wanted):
+        return False
+    return all(want is None or want == size for want, size in zip(wanted, have, strict=True))
 
 
 def check_array(spec: TensorSpec, data: Any) -> Array:

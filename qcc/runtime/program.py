@@ -45,11 +45,12 @@ def aligned_copy(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 @dataclass(eq=False)
 class _Context:
-    """The memory of one call: an arena and the tables of pointers."""
+    """The memory of one call: an arena, the tables of pointers, and where they lie."""
 
     arena: NDArray[np.uint8]
     inputs: Any
     outputs: Any
+    arguments: Arguments
     team: Team | None = None
 
 
@@ -102,7 +103,13 @@ class Program:
         inputs = (ctypes.c_void_p * max(1, self.model.slots))()
         outputs = (ctypes.c_void_p * max(1, len(self.model.outputs)))()
         team = Team(self._code, arena, threads) if threads > 1 else None
-        return _Context(arena, inputs, outputs, team)
+        arguments = Arguments(
+            arena.ctypes.data,
+            self._weights.ctypes.data,
+            ctypes.addressof(inputs),
+            ctypes.addressof(outputs),
+        )
+        return _Context(arena, inputs, outputs, arguments, team)
 
     def _take(self) -> _Context:
         if self._process != os.getpid():
@@ -138,15 +145,9 @@ class Program:
         outputs = [self._new_output(source) for source in self.model.output_sources]
         for index, output in enumerate(outputs):
             context.outputs[index] = None if output is None else output.ctypes.data
-        arguments = Arguments(
-            context.arena.ctypes.data,
-            self._weights.ctypes.data,
-            ctypes.addressof(context.inputs),
-            ctypes.addressof(context.outputs),
-        )
         for step in self.model.steps:
             if isinstance(step, NativeStep):
-                self._run_native(step, context, arguments)
+                self._run_native(step, context)
             else:
                 self._run_region(step, context, slots, outputs)
         return [
@@ -154,7 +155,8 @@ class Program:
             for source, output in zip(self.model.output_sources, outputs, strict=True)
         ]
 
-    def _run_native(self, step: NativeStep, context: _Context, arguments: Arguments) -> None:
+    def _run_native(self, step: NativeStep, context: _Context) -> None:
+        arguments = context.arguments
         if context.team is not None:
             context.team.run(self._addresses[step.symbol], arguments)
             return
