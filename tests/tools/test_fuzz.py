@@ -23,9 +23,10 @@ from tests.fuzzing.cases import (
     save_case,
 )
 from tests.fuzzing.isolation import isolated
-from tests.tools.loading import load_tool
+from tests.tools.loading import load_tool, needs_recent_onnxruntime
 
 
+@needs_recent_onnxruntime
 @pytest.mark.parametrize("seed", range(12))
 def test_random_model(seed: int) -> None:
     failure = failure_of(random_case(seed, default_targets(), most_steps=8))

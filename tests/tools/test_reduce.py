@@ -13,7 +13,7 @@ from tests.fuzzing.cases import Case, Failure, random_case, save_case
 from tests.fuzzing.cutting import extract, values_of
 from tests.fuzzing.reduction import model_of, reduce_subject
 from tests.fuzzing.subjects import Command, Subject, open_subject, save_subject
-from tests.tools.loading import load_tool
+from tests.tools.loading import load_tool, needs_recent_onnxruntime
 
 
 def with_op(op: str) -> Case:
@@ -27,6 +27,7 @@ def with_op(op: str) -> Case:
     )
 
 
+@needs_recent_onnxruntime
 @pytest.mark.parametrize("op", ["Softmax", "Split", "Resize", "Concat"])
 def test_it_finds_the_guilty_op(op: str) -> None:
     def check(subject: Subject) -> Failure | None:
