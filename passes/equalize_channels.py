@@ -115,10 +115,17 @@ def _is_depthwise(group: FusionGroup, value: Value) -> bool:
     anchor = group.anchor
     if anchor.op != "Conv" or anchor.input(0) is not value or group.inputs != (value,):
         return False
+    if not only_anchor_reads(group, value):
+        return False
     weight = group.weight
     if weight is None or weight is not anchor.input(1) or not _is_own(weight):
         return False
     return weight.tensor.static_shape[1] == 1
+
+
+def only_anchor_reads(group: FusionGroup, value: Value) -> bool:
+    """Whether no other node of a group reads ``value``, as the Add of ``conv(x) + x`` does."""
+    return all(node is group.anchor or value not in node.inputs for node in group.nodes)
 
 
 def _is_own(value: Value | None) -> bool:

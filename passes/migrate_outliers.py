@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from qcc.ir.core import Graph, Use, Value
 from qcc.ir.rewrite import Rewriter
 from qcc.ir.types import TensorType
+from qcc.passes.equalize_channels import Extremes, only_anchor_reads
 from qcc.passes.fusion_plan import FusionGroup, FusionPlan
 from qcc.passes.insert_observers import Observation, Slot
 from qcc.passes.operand_rows import LinearForm, linear_form
@@ -42,7 +43,6 @@ LAST_EXTREMES = PerChannelMinMaxObserver.with_args(ch_axis=-1)
 """What calibration keeps of the values that may be migrated."""
 
 Float64 = NDArray[np.float64]
-Extremes = Mapping[str, "tuple[NDArray[np.float32], NDArray[np.float32]]"]
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,8 @@ def _form(group: FusionGroup, value: Value) -> LinearForm | None:
         return None
     plain = anchor.op in ("MatMul", "Gemm") and anchor.input(0) is value
     if not plain or anchor.input(1) is not weight or group.inputs != (value,):
+        return None
+    if not only_anchor_reads(group, value):
         return None
     return linear_form(anchor, weight.constant)
 

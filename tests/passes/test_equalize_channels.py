@@ -80,6 +80,21 @@ def test_a_value_that_others_read_stays() -> None:
     assert equalizable(plan, plan_observation(plan)) == {}
 
 
+def test_a_value_that_is_added_to_its_own_convolution_stays() -> None:
+    random = np.random.default_rng(0)
+    b = GraphBuilder()
+    x = b.input("x", float32(1, 3, 10, 10))
+    w1 = random.normal(size=(8, 3, 1, 1)).astype(np.float32) * SPREAD[:, None, None, None]
+    y = b.op.Relu(b.op.Conv(x, b.constant(w1, "w1")))
+    w2 = random.normal(size=(8, 1, 3, 3)).astype(np.float32)
+    z = b.op.Add(b.op.Conv(y, b.constant(w2, "w2"), group=8, pads=[1, 1, 1, 1]), y)
+    w3 = random.normal(size=(4, 8, 1, 1)).astype(np.float32)
+    graph = b.output(b.op.Conv(z, b.constant(w3, "w3")))
+    plan = select_fusions(graph, X86, get_default_qconfig_mapping("x86"))
+    assert any(len(group.nodes) > 1 and group.root.op == "Add" for group in plan.groups)
+    assert equalizable(plan, plan_observation(plan)) == {}
+
+
 def test_an_activation_that_is_not_homogeneous_stays() -> None:
     graph = separable("Sigmoid")
     plan = select_fusions(graph, X86, get_default_qconfig_mapping("x86"))

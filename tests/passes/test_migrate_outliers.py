@@ -99,6 +99,23 @@ def test_what_a_quantized_group_gives_is_not_divided() -> None:
     assert len(migratable(plan, observation, quantized=True)) == 2
 
 
+def test_a_value_that_is_added_to_its_own_product_keeps_the_function() -> None:
+    random = np.random.default_rng(2)
+    b = GraphBuilder()
+    x = b.input("x", float32(4, CHANNELS))
+    v = b.op.LayerNormalization(x, b.constant(gain(True), "gamma"), axis=-1)
+    w = b.constant(random.normal(size=(CHANNELS, CHANNELS)).astype(np.float32), "w")
+    u = b.constant(random.normal(size=(CHANNELS, 4)).astype(np.float32), "u")
+    graph = b.output(b.op.MatMul(b.op.Add(b.op.MatMul(v, w), v), u))
+    prepared = prepare(graph).calibrate(feeds(graph, 24))
+    signal, noise = 0.0, 0.0
+    for feed in feeds(graph, 24):
+        (a,) = evaluate(graph, feed).values()
+        (c,) = evaluate(convert(prepared).graph, feed).values()
+        signal, noise = signal + float((a**2).sum()), noise + float(((a - c) ** 2).sum())
+    assert noise < 0.01 * signal
+
+
 @pytest.mark.parametrize("gemm", [False, True])
 def test_the_quantized_model_errs_much_less(gemm: bool) -> None:
     graph = normalized(gemm=gemm)
