@@ -161,7 +161,7 @@ def convert(
     report = CompileReport(
         prepared.backend.name,
         tuple(_rows(prepared.graph, plan, numbering, measured)),
-        notes=tuple(numbering.notes),
+        notes=(*prepared.graph.info.notes, *numbering.notes),
     )
     samples = prepared.calibrator.kept
     return QuantizedModel(_suited(numbered, prepared.backend), report, prepared.graph, samples)
@@ -181,14 +181,15 @@ def import_quantized(graph: Graph) -> QuantizedModel:
         graph = graph.clone()
         PassManager(parse_pass_list(IMPORT_PASSES)).run(graph)
         graph.stage = Stage.NUMBERED
-    return QuantizedModel(graph, CompileReport("imported"))
+    return QuantizedModel(graph, CompileReport("imported", notes=tuple(graph.info.notes)))
 
 
 def explain(graph: Graph, backend: BackendConfig) -> CompileReport:
     """What each node would become on ``backend`` with its default configuration."""
     graph = _after_float_passes(graph)
     plan = select_fusions(graph, backend, backend.default_mapping)
-    return CompileReport(backend.name, tuple(_rows(graph, plan, None, None)))
+    rows = tuple(_rows(graph, plan, None, None))
+    return CompileReport(backend.name, rows, notes=tuple(graph.info.notes))
 
 
 def _after_float_passes(graph: Graph) -> Graph:

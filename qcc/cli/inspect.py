@@ -36,6 +36,8 @@ def explain(
     ]
     print_table(table(f"{model} for {target}", ["node", "op", "type", "fusion or reason"], rows))
     words.print(f"{report.int8_nodes} nodes int8, {report.float_nodes} float")
+    for note in report.notes:
+        words.print(f"note: {note}", soft_wrap=True)
 
 
 def opt(

@@ -181,7 +181,8 @@ class ModelInfo:
 
     ``functions`` are serialized ``FunctionProto``; ``opsets`` maps domain to version;
     ``overridable`` names the constants that the model also lists as inputs; ``extra`` is a
-    serialized ``ModelProto`` of fields that have no place here (training, device configurations).
+    serialized ``ModelProto`` of fields that have no place here (training, device configurations);
+    ``notes`` are sentences about what was wrong in the model and put right when it was read.
     """
 
     opsets: dict[str, int] = field(default_factory=dict)
@@ -195,6 +196,7 @@ class ModelInfo:
     functions: list[bytes] = field(default_factory=list)
     overridable: list[str] = field(default_factory=list)
     extra: bytes = b""
+    notes: list[str] = field(default_factory=list)
 
 
 class Graph:
@@ -435,6 +437,7 @@ def _clone_info(info: ModelInfo) -> ModelInfo:
         list(info.functions),
         list(info.overridable),
         info.extra,
+        list(info.notes),
     )
 
 

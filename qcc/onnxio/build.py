@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,8 +20,8 @@ from qcc.ir.core import Attribute, Graph, ModelInfo, Node, Value
 from qcc.ir.types import UNKNOWN, TensorType, ValueType
 from qcc.onnxio.attributes import GRAPH_KINDS, raw, read_attribute
 from qcc.onnxio.elements import element_name
+from qcc.onnxio.inferred import TypedGraph
 from qcc.onnxio.tensors import read_tensor
-from qcc.onnxio.typeinfo import known_types
 
 DEFAULT_DOMAIN = "ai.onnx"
 """The long name of the default domain; in memory it is always ``""``."""
@@ -45,9 +45,9 @@ class Scope:
 
 
 def build_graph(
-    proto: GraphProto, typed: GraphProto, info: ModelInfo, folder: Path | None
+    proto: GraphProto, typed: TypedGraph, info: ModelInfo, folder: Path | None
 ) -> Graph:
-    """The main graph of a model; ``typed`` is the same proto with inferred types.
+    """The main graph of a model; ``typed`` has the types of its values.
 
     Initializers that the model also lists as inputs become constants (their names are remembered in
     ``info.overridable``).  Raises ModelError.
@@ -69,7 +69,7 @@ def build_function(proto: FunctionProto) -> Graph:
     body.output.extend(ValueInfoProto(name=name) for name in proto.output)
     body.value_info.extend(proto.value_info)
     body.node.extend(proto.node)
-    _Builder(None).fill(graph, body, body, Scope())
+    _Builder(None).fill(graph, body, TypedGraph(body, body), Scope())
     return graph
 
 
@@ -85,16 +85,19 @@ class _Builder:
         self.folder = folder
         self.names: set[str] = set()
 
-    def fill(self, graph: Graph, proto: GraphProto, typed: GraphProto, scope: Scope) -> None:
+    def fill(self, graph: Graph, proto: GraphProto, typed: TypedGraph, scope: Scope) -> None:
         """Fill an empty graph from a proto."""
         graph.doc = proto.doc_string
         graph.metadata = metadata(proto.metadata_props)
-        types = known_types(proto, typed)
+        types = typed.types()
         self._inputs(graph, proto, types, scope)
         self._constants(graph, proto, scope)
         nodes = [self._declare(graph, node, types, scope) for node in proto.node]
-        for node, node_proto, twin in zip(nodes, proto.node, typed.node, strict=True):
-            self._connect(graph, node, node_proto, twin, scope)
+        for index, node in enumerate(nodes):
+            self._connect(graph, node, proto.node[index], scope)
+            for place, attribute in enumerate(proto.node[index].attribute):
+                bodies = typed.bodies(index, place)
+                node.attributes[attribute.name] = self._attribute(graph, attribute, bodies, scope)
         for node_proto in proto.node:
             if node_proto.name:
                 graph.reserve_name(node_proto.name)
@@ -154,9 +157,7 @@ class _Builder:
         graph.insert_node(node)
         return node
 
-    def _connect(
-        self, graph: Graph, node: Node, proto: NodeProto, twin: NodeProto, scope: Scope
-    ) -> None:
+    def _connect(self, graph: Graph, node: Node, proto: NodeProto, scope: Scope) -> None:
         inputs: list[Value | None] = []
         for name in proto.input:
             value = scope.find(name) if name else None
@@ -167,20 +168,18 @@ class _Builder:
                 )
             inputs.append(value)
         graph._set_inputs(node, inputs)
-        for attribute, typed in zip(proto.attribute, twin.attribute, strict=True):
-            node.attributes[attribute.name] = self._attribute(graph, attribute, typed, scope)
 
     def _attribute(
-        self, graph: Graph, proto: AttributeProto, typed: AttributeProto, scope: Scope
+        self, graph: Graph, proto: AttributeProto, typed: Sequence[TypedGraph], scope: Scope
     ) -> Attribute:
         if proto.type not in GRAPH_KINDS or proto.ref_attr_name:
             return read_attribute(proto, self.folder)
         if proto.type == AttributeProto.GRAPH:
-            return self._body(graph, proto.g, typed.g, scope)
-        pairs = zip(proto.graphs, typed.graphs, strict=True)
+            return self._body(graph, proto.g, typed[0], scope)
+        pairs = zip(proto.graphs, typed, strict=True)
         return [self._body(graph, body, twin, scope) for body, twin in pairs]
 
-    def _body(self, parent: Graph, proto: GraphProto, typed: GraphProto, scope: Scope) -> Graph:
+    def _body(self, parent: Graph, proto: GraphProto, typed: TypedGraph, scope: Scope) -> Graph:
         body = Graph(proto.name, parent)
         self.fill(body, proto, typed, Scope(scope))
         return body

@@ -17,7 +17,8 @@ from qcc.onnxio import edits
 from qcc.onnxio.attributes import read_attribute
 from qcc.onnxio.build import build_function
 from qcc.onnxio.emit import Emitter, node_proto
-from qcc.onnxio.typeinfo import infer_types, known_types, write_type
+from qcc.onnxio.inferred import infer_types
+from qcc.onnxio.typeinfo import write_type
 
 Convert = Callable[[Node, int, int], None]
 
@@ -115,7 +116,7 @@ def _infer(nodes: tuple[Node, ...], opset: int) -> None:
     model.opset_import.add(domain="", version=opset)
     graph = Emitter(set()).region("body", nodes, [v for v in read if v not in made], [], [])
     model.graph.CopyFrom(graph)
-    types = known_types(graph, infer_types(model).graph)
+    types = infer_types(model).types()
     for value in made:
         value.type = merge_types(value.type, types.get(value.name, UNKNOWN))
 

@@ -18,8 +18,8 @@ from qcc.ir.ops import PINNED_OPSET
 from qcc.ir.types import UNDEFINED
 from qcc.onnxio.build import DEFAULT_DOMAIN, build_graph, metadata
 from qcc.onnxio.functions import convert_functions
+from qcc.onnxio.inferred import infer_types
 from qcc.onnxio.opset import OLDEST_OPSET, convert_graph
-from qcc.onnxio.typeinfo import infer_types
 
 PROTOBUF_LIMIT = 2**31 - 1
 
@@ -31,7 +31,8 @@ def read_onnx(
 
     ``source`` is a path, the bytes of a file, or a proto (which is not changed).  ``folder`` is
     where external data lie (default: the folder of the path); they are memory-mapped.
-    Absent optional outputs of a node are values without a name and without uses.  Raises
+    Absent optional outputs of a node are values without a name and without uses.  A declared shape
+    that contradicts what the nodes give is replaced, and ``graph.info.notes`` says so.  Raises
     :class:`qcc.errors.ModelError` for whatever cannot be read or converted.
     """
     if folder is None and isinstance(source, (str, os.PathLike)):
@@ -40,7 +41,8 @@ def read_onnx(
     info = _model_info(model)
     version = _checked_opset(info)
     typed = infer_types(model)
-    graph = build_graph(model.graph, typed.graph, info, None if folder is None else Path(folder))
+    info.notes.extend(typed.notes)
+    graph = build_graph(model.graph, typed, info, None if folder is None else Path(folder))
     convert_graph(graph, version, PINNED_OPSET)
     info.opsets[""] = PINNED_OPSET
     info.functions = convert_functions(info.functions, PINNED_OPSET)

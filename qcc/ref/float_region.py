@@ -106,7 +106,8 @@ class FloatRunner:
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """The outputs by value name; ``feeds`` maps each graph input's name to an array.
 
-        Raises DataError where the feeds do not fit the graph.
+        Raises DataError where the feeds do not fit the graph, ModelError where a value has another
+        shape than its type says.
         """
         unknown = [name for name in feeds if name not in self._inputs]
         absent = [name for name in self._inputs if name not in feeds]
@@ -115,6 +116,8 @@ class FloatRunner:
             raise DataError(f"The model {wrong}; its inputs are {', '.join(self._inputs)}.")
         names = [value.name for value in self.outputs]
         results = _run(self._session, names, {k: np.asarray(v) for k, v in feeds.items()})
+        for value, array in zip(self.outputs, results, strict=True):
+            _require_shape(value, array)
         return dict(zip(names, results, strict=True))
 
 
@@ -191,6 +194,23 @@ def _require_types(inputs: Sequence[Value]) -> None:
                 f"The element type of '{value.name}' is not known, and onnxruntime needs it; "
                 "declare it in the model (value_info)."
             )
+
+
+def _require_shape(value: Value, array: Array) -> None:
+    """A model may declare what no inference can refute; what it computes then shows it."""
+    shape = value.type.shape if isinstance(value.type, TensorType) else None
+    if shape is None:
+        return
+    wrong = len(shape) != array.ndim or any(
+        isinstance(dim, int) and dim != size for dim, size in zip(shape, array.shape, strict=True)
+    )
+    if wrong:
+        declared = ", ".join("?" if dim is None else str(dim) for dim in shape)
+        raise ModelError(
+            f"The model says that '{value.name}' has the shape [{declared}], and its nodes give "
+            f"{list(array.shape)}; correct or remove the shapes that it declares of outputs and "
+            "inner values."
+        )
 
 
 def _require_fetchable(graph: Graph, value: Value) -> None:

@@ -85,6 +85,21 @@ def test_calibration_arrays_that_do_not_fit(
     assert not Path("out.qcc").exists()
 
 
+def test_wrong_declared_shapes_are_no_obstacle(qcc: Command, digits: Path, capsys: Capture) -> None:
+    """onnxruntime runs such a model too; the shapes that the nodes give are used, in words."""
+    model = onnx.load(digits / "digits.onnx")
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 77
+    onnx.save(model, "m.onnx")
+    data = ("--calib", digits / "calib.npz", "--samples", "8")
+    for output in ("out.qcc", "out.onnx"):
+        assert qcc("compile", "m.onnx", *data, "-o", output) == 0
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"declares '{model.graph.output[0].name}' as" in said
+    assert qcc("run", "out.qcc", "--inputs", digits / "test.npz", "-o", "y.npz") == 0
+    with np.load("y.npz") as found:
+        assert found[model.graph.output[0].name].shape[1:] == (10,)
+
+
 def test_no_calibration(qcc: Command, digits: Path, capsys: Capture) -> None:
     refused(qcc("compile", digits / "digits.onnx", "-o", "out.qcc"), capsys, "--calib")
 

@@ -268,3 +268,15 @@ def test_symbolic_batches_run() -> None:
     runner = FloatRunner((graph := read_onnx(proto)), graph.outputs)
     for count in (0, 1, 5):
         assert runner.run({"x": np.ones((count, 3), np.float32)})["y"].shape == (count, 3)
+
+
+def test_a_shape_that_only_running_refutes() -> None:
+    """Inference cannot know what NonZero gives; the values do."""
+    proto = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 21]>
+        g (float[2, 3] x) => (int64[2, 5] y) { n = NonZero(x)  y = Neg(n) }""")
+    graph = read_onnx(proto)
+    runner = FloatRunner(graph, graph.outputs)
+    runner.run({"x": np.asarray([[1, 1, 1], [1, 1, 0]], np.float32)})
+    with pytest.raises(ModelError, match=r"'y' has the shape \[2, 5\].* \[2, 6\]; correct"):
+        runner.run({"x": np.ones((2, 3), np.float32)})
