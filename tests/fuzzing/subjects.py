@@ -15,12 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from qcc.cli.crash import versions
+from qcc.cli.crash import COMMAND, OUTPUT_OPTIONS, TRACEBACK, VERSIONS, WORDS, versions
 from tests.fuzzing.cases import Case, Failure, failure_of, load_case, save_case
-
-COMMAND = "command.txt"
-WORDS = (COMMAND, "traceback.txt", "versions.txt")
-"""Files of a folder that ``qcc`` left that are no argument of the command."""
 
 BUG = 3
 """The exit code of ``qcc`` that says: a bug in qcc."""
@@ -28,7 +24,10 @@ BUG = 3
 
 @dataclass(frozen=True)
 class Command:
-    """A command line of ``qcc`` and the files that it was given, by base name."""
+    """A command line of ``qcc`` and the files that it was given, by base name.
+
+    Those of a folder have its name in front: ``photos/1.png``.
+    """
 
     arguments: tuple[str, ...]
     files: tuple[tuple[str, bytes], ...]
@@ -69,10 +68,9 @@ def save_subject(subject: Subject, folder: Path, failure: Failure) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     (folder / COMMAND).write_text(shlex.join(["qcc", *subject.arguments]) + "\n")
-    (folder / "traceback.txt").write_text(f"{failure.message}\n{failure.details}")
-    (folder / "versions.txt").write_text(versions())
-    for name, data in subject.files:
-        (folder / name).write_bytes(data)
+    (folder / TRACEBACK).write_text(f"{failure.message}\n{failure.details}")
+    (folder / VERSIONS).write_text(versions())
+    _write_files(subject, folder)
 
 
 # -- commands --------------------------------------------------------------------------------------
@@ -80,18 +78,24 @@ def save_subject(subject: Subject, folder: Path, failure: Failure) -> None:
 
 def _load_command(folder: Path) -> Command:
     words = shlex.split((folder / COMMAND).read_text())
-    files = sorted(p for p in folder.iterdir() if p.is_file() and p.name not in WORDS)
-    return Command(tuple(words[1:]), tuple((p.name, p.read_bytes()) for p in files))
+    found = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    names = sorted(name for name in found if name not in WORDS)
+    return Command(tuple(words[1:]), tuple((name, found[name].read_bytes()) for name in names))
+
+
+def _write_files(command: Command, folder: Path) -> None:
+    for name, data in command.files:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
 
 
 def _run_command(command: Command) -> Failure | None:
     """Run the command in an empty folder on its own files; a refusal is no failure."""
     with tempfile.TemporaryDirectory(prefix="qcc-replay-") as place:
-        for name, data in command.files:
-            Path(place, name).write_bytes(data)
+        _write_files(command, Path(place))
         words = [sys.executable, "-m", "qcc.cli.main", *_moved(command)]
         done = subprocess.run(words, cwd=place, capture_output=True, text=True, check=False)
-        details = "".join(p.read_text() for p in Path(place).glob("qcc-crash-*/traceback.txt"))
+        details = "".join(p.read_text() for p in Path(place).glob(f"qcc-crash-*/{TRACEBACK}"))
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
         return Failure(f"the command was killed by {name}", done.stderr)
@@ -102,10 +106,14 @@ def _run_command(command: Command) -> Failure | None:
 
 def _moved(command: Command) -> list[str]:
     """The arguments with files taken from the current folder and outputs written there."""
-    known = {name for name, _ in command.files}
+    known = {name.partition("/")[0] for name, _ in command.files}
     moved: list[str] = []
+    before = ""
     for word in command.arguments:
-        after_output = bool(moved) and moved[-1] in ("-o", "--output")
-        name = Path(word).name
-        moved.append(name if after_output or name in known else word)
+        option, equals, value = word.partition("=") if word.startswith("--") else (before, "", word)
+        name, before = Path(value).name, word
+        if name and (option in OUTPUT_OPTIONS or name in known):
+            moved.append(f"{option}={name}" if equals else name)
+        else:
+            moved.append(word)
     return moved
