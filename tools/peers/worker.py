@@ -1,0 +1,108 @@
+"""One engine with one net, waiting for turns: ``python -m peers.worker JOB``.
+
+Commands are JSON lines on stdin, answers JSON lines on stdout.  Between commands the process is
+blocked in a read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from peers.engines import OPENERS, Opened, Opening, import_runtime, one_line, pin
+from peers.nets import Feed, load_feeds, save_feeds
+
+
+def peak_mib() -> float:
+    """The high-water mark of this process's resident memory.
+
+    Not ``ru_maxrss``: a process inherits that of the one which started it.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise OSError("/proc/self/status has no VmHWM line; measure on Linux")
+
+
+def common_shapes(feeds: list[Feed]) -> dict[str, tuple[int, ...]] | None:
+    """The shapes of the inputs where all feeds have the same ones."""
+    shapes = [{name: tuple(array.shape) for name, array in feed.items()} for feed in feeds]
+    return shapes[0] if all(shape == shapes[0] for shape in shapes) else None
+
+
+class Worker:
+    """The answers to commands."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        self._job = job
+        self._feeds: list[Feed] = load_feeds(Path(job["held_out"]))
+        import_runtime(job["runtime"])
+        self._before = peak_mib()
+        self._opened: Opened | None = None
+
+    def load(self) -> dict[str, Any]:
+        """Open the file and run every held-out feed; the outputs go to a file."""
+        job = self._job
+        start = time.perf_counter()
+        how = Opening(
+            Path(job["path"]), job["threads"], job["properties"], common_shapes(self._feeds)
+        )
+        bind, run = OPENERS[job["runtime"]](how)
+        seconds = time.perf_counter() - start
+        outputs: list[Feed] = []
+        for feed in self._feeds:
+            bind(feed)
+            outputs.append({str(place): np.array(array) for place, array in enumerate(run())})
+        save_feeds(Path(job["outputs"]), outputs)
+        self._opened = bind, run
+        return {"load_ms": seconds * 1e3}
+
+    def burst(self, seconds: float, least: int) -> dict[str, Any]:
+        """Milliseconds of each of at least ``least`` runs of the first feed, after one not timed.
+
+        Stops after ``seconds``.
+        """
+        if self._opened is None:
+            raise RuntimeError("burst before load")
+        bind, run = self._opened
+        clock = time.perf_counter
+        bind(self._feeds[0])
+        run()
+        times: list[float] = []
+        end = clock() + seconds
+        start = clock()
+        while start < end or len(times) < least:
+            run()
+            stop = clock()
+            times.append((stop - start) * 1e3)
+            start = stop
+        return {"ms": times}
+
+    def memory(self) -> dict[str, Any]:
+        """Peak resident memory so far beyond what imports and feeds took, in MiB."""
+        return {"peak_mib": peak_mib() - self._before}
+
+
+def main(job: dict[str, Any]) -> None:
+    pin(job["threads"])
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    worker = Worker(job)
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            answer = getattr(worker, command.pop("do"))(**command)
+        except Exception as error:
+            answer = {"error": one_line(error)}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
