@@ -5,22 +5,26 @@ layers already refined: the weights of a group are rounded anew (``round_weights
 corrected (``correct_bias.py``), and its signal-to-quantization-noise ratio is measured: ``sqnr``
 with the numbered graph's own inputs (all error so far), ``local`` with the float model's inputs
 quantized (the error of this group alone, its weights rounded to nearest).
+
+A group may have to reach a least ``local`` ratio.  From the first one that does not, nothing is
+refined any more, since these numbers will not be used: the rest of the walk only takes the
+``local`` ratios of the other groups, on the few samples that they need.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from qcc.ir.core import Array, Graph, Value
-from qcc.ir.types import TensorType
 from qcc.passes.correct_bias import bias_spot, constant_behind, give_biases, shift_bias
 from qcc.passes.fusion_plan import FusionGroup, FusionPlan
 from qcc.passes.operand_rows import Float64, LinearForm, linear_form
 from qcc.passes.round_weights import Moments, round_by_moments
-from qcc.passes.walk import EQUAL_DB, Noise, Side, real, stored
+from qcc.passes.walk import Noise, Side, real, stored
 from qcc.quant.calibration.spill import KeptSamples, Spill
 from qcc.ref.float_region import FloatRegion, region_model
 
@@ -55,11 +59,15 @@ class Twin:
 
 @dataclass
 class Measured:
-    """What the walk found, in dB: by group key, and by graph output."""
+    """What the walk found, in dB by group key.
+
+    ``failed`` are the keys of groups below their least ``local`` ratio.  Where there are any, the
+    graph is not refined and ``sqnr`` lacks groups.
+    """
 
     sqnr: dict[str, float] = field(default_factory=dict)
     local: dict[str, float] = field(default_factory=dict)
-    outputs: dict[str, float] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
 
 
 def refine(
@@ -68,12 +76,14 @@ def refine(
     *,
     correct: bool = True,
     rounding: bool = True,
+    least: Mapping[str, float] | None = None,
     threads: int = 1,
     progress: Progress | None = None,
 ) -> Measured:
     """Refine the numbers of the numbered graph in place and measure every group.
 
-    ``correct`` is for biases, ``rounding`` for weights; with neither it only measures.
+    ``correct`` is for biases, ``rounding`` for weights; with neither it only measures.  ``least``
+    gives the local ratio in dB that a group has to reach, by its key.
     """
     if correct:
         give_biases(twin.numbered, twin.numbered_plan)
@@ -85,6 +95,7 @@ def refine(
             twin.origin,
             correct,
             rounding,
+            least or {},
         )
         walk.exact.start(samples)
         walk.numbered.start(samples)
@@ -93,7 +104,6 @@ def refine(
             walk.step(step)
             if progress is not None:
                 progress(STAGE, step + 1, total)
-        walk.outputs()
         return walk.measured
 
 
@@ -105,28 +115,47 @@ class _Walk:
     origin: Mapping[Value, Value]
     correct: bool
     rounding: bool
+    least: Mapping[str, float]
     measured: Measured = field(default_factory=Measured)
 
     def step(self, step: int) -> None:
-        """One step on both sides."""
+        """One step on both sides; on the exact one alone once a group has failed."""
+        if self.measured.failed:
+            self.exact.run(step, len(self._compared()))
+            self._judge(step)
+        else:
+            self._refine(step)
+        if step + 1 < len(self.exact.segments):
+            self.exact.forget(step)
+            self.numbered.forget(step)
+
+    def _judge(self, step: int) -> bool:
+        """Measure a group on its own, if the step is one; whether it is good enough."""
+        group = self.numbered.segments[step].group
+        if group is None:
+            return True
+        ratio = self.measured.local[group.key] = self._local(step)
+        if ratio >= self.least.get(group.key, -math.inf):
+            return True
+        self.measured.failed.add(group.key)
+        return False
+
+    def _refine(self, step: int) -> None:
         group = self.numbered.segments[step].group
         theirs = self.exact.segments[step].group
         spot = bias_spot(group) if group is not None and self.correct else None
         place = bias_spot(theirs) if theirs is not None and spot is not None else None
         wanted = self.exact.run(step, self.count, None if place is None else place.watch)
-        if group is not None:
-            self.measured.local[group.key] = self._local(step)
-            if self.rounding and theirs is not None:
-                self._round(group, theirs)
+        if not self._judge(step):
+            return
+        if self.rounding and group is not None and theirs is not None:
+            self._round(group, theirs)
         if spot is not None and wanted is not None:
             found = self.numbered.measure(step, self.count, spot.watch)
             shift_bias(spot, found.means - wanted.means)
         self.numbered.run(step, self.count)
         if group is not None:
             self.measured.sqnr[group.key] = self._accumulated(step)
-        if step + 1 < len(self.exact.segments):
-            self.exact.forget(step)
-            self.numbered.forget(step)
 
     def _round(self, group: FusionGroup, theirs: FusionGroup) -> None:
         """Round the weights of a group anew, for the operands that it really gets."""
@@ -206,19 +235,3 @@ class _Walk:
     ) -> None:
         for value, array in zip(values, arrays, strict=True):
             noise.add(self.exact.spill.get(self._exact(value).name, sample), real(value, array))
-
-    def outputs(self) -> None:
-        """Compare the graph's float outputs."""
-        pairs = zip(self.exact.graph.outputs, self.numbered.graph.outputs, strict=True)
-        for exact, value in pairs:
-            if exact.producer is None or not _is_float(exact):
-                continue
-            noise = Noise()
-            for sample in range(self.count):
-                (a,), (b,) = self.exact.load([exact], sample), self.numbered.load([value], sample)
-                noise.add(a, b)
-            self.measured.outputs[exact.name] = noise.sqnr_db if self.count else EQUAL_DB
-
-
-def _is_float(value: Value) -> bool:
-    return isinstance(value.type, TensorType) and value.type.is_float

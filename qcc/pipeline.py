@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ from qcc.quant.calibration.calibrator import Calibrator, Progress
 from qcc.quant.calibration.spill import KeptSamples
 from qcc.quant.observers import PerChannelMinMaxObserver
 from qcc.quant.qconfig_mapping import QConfigMapping
+from qcc.quant.qparams import QuantParams
 from qcc.quant.report import CompileReport, NodeReport
 
 FLOAT_PASSES = (
@@ -53,9 +55,6 @@ In float it costs little, while its error goes into every product behind it.
 
 STRETCHED = "channels of {} activations in front of depthwise convolutions were stretched"
 MIGRATED = "the spread of the channels of {} activations was moved into the weights that read them"
-
-GUARD_ROUNDS = 3
-"""How often convert looks for such groups again after it has put some back to float."""
 
 
 @dataclass
@@ -145,17 +144,22 @@ def convert(
     Biases are corrected unless ``bias_correction`` is off; weights are rounded for the least error
     of their layer's output, or to nearest where ``weight_rounding`` is off.  Groups whose own error
     exceeds ``least_local_db`` on kept samples (``least_arithmetic_db`` for arithmetic without
-    weights) stay float, with that reason in the report.
+    weights) stay float, with that reason in the report.  They are looked for until there are none;
+    each round takes nodes out that no later group may hold, so there is a last one.
     """
     plan, observation = prepared.plan, prepared.observation
     steps = _Steps(equalization, weight_rounding, bias_correction)
+    ranges = functools.cache(prepared.calibrator.parameters)
     noisy: dict[str, str] = {}
-    for last in (*[False] * GUARD_ROUNDS, True):
-        numbered, numbering, measured = _number(prepared, plan, observation, steps, progress)
-        found = {} if last else _too_noisy(plan, measured, least_local_db, least_arithmetic_db)
-        if not found:
+    while True:
+        least = _least_ratios(plan, least_local_db, least_arithmetic_db)
+        scales = resolve_scales(plan, observation, ranges)
+        numbered, numbering, measured = _number(
+            prepared, plan, observation, scales, steps, least, progress
+        )
+        if not measured.failed:
             break
-        noisy.update(found)
+        noisy.update(_too_noisy(plan, measured, least))
         plan = select_fusions(prepared.graph, prepared.backend, prepared.mapping, noisy)
         observation = prepared.observation.merged_with(plan_observation(plan))
     report = CompileReport(
@@ -211,12 +215,13 @@ def _number(
     prepared: PreparedModel,
     plan: FusionPlan,
     observation: Observation,
+    scales: Mapping[str, QuantParams],
     steps: _Steps,
+    least: Mapping[str, float],
     progress: Progress | None,
 ) -> tuple[Graph, Numbering, Measured]:
     graph = prepared.graph.clone()
     plan = plan.on(prepared.graph, graph)
-    scales = resolve_scales(plan, observation, prepared.calibrator.parameters)
     notes = []
     if steps.equalization:
         extremes = _extremes(prepared.calibrator)
@@ -239,6 +244,7 @@ def _number(
         kept,
         correct=steps.bias_correction,
         rounding=steps.weight_rounding,
+        least=least,
         threads=threads,
         progress=progress,
     )
@@ -255,20 +261,27 @@ def _extremes(calibrator: Calibrator) -> Extremes:
     return found
 
 
-def _too_noisy(
-    plan: FusionPlan, measured: Measured, least_local: float, least_arithmetic: float
-) -> dict[str, str]:
+def _least_ratios(
+    plan: FusionPlan, least_local: float, least_arithmetic: float
+) -> dict[str, float]:
+    """The ratio in dB that each group has to reach on its own, by group key."""
+    return {
+        group.key: least_local
+        if group.is_weighted or moves(group) or shrinks(group)
+        else least_arithmetic
+        for group in plan.groups
+    }
+
+
+def _too_noisy(plan: FusionPlan, measured: Measured, least: Mapping[str, float]) -> dict[str, str]:
     """First results of the nodes of groups that are too noisy to the sentence that says so."""
     found: dict[str, str] = {}
     for group in plan.groups:
-        ratio = measured.local.get(group.key)
-        plain = group.is_weighted or moves(group) or shrinks(group)
-        least = least_local if plain else least_arithmetic
-        if ratio is None or ratio >= least:
+        if group.key not in measured.failed:
             continue
         sentence = (
-            f"quantizing it leaves a signal-to-noise ratio of {ratio:.1f} dB, "
-            f"less than the {least:g} dB that keep the model's accuracy"
+            f"quantizing it leaves a signal-to-noise ratio of {measured.local[group.key]:.1f} dB, "
+            f"less than the {least[group.key]:g} dB that keep the model's accuracy"
         )
         found.update({node.output.name: sentence for node in group.nodes})
     return found
