@@ -95,7 +95,9 @@ def nets_of(chosen: argparse.Namespace, setting: Setting) -> Iterator[Net | Resu
         if name not in tasks:
             raise Unavailable(f"the zoo has no model {name}; it has: {', '.join(tasks)}")
         try:
-            yield zoo_net(tasks[name](str(chosen.zoo)), name, chosen.work, chosen.samples)
+            yield zoo_net(
+                tasks[name](str(chosen.zoo)), name, chosen.work, chosen.samples, chosen.torch_python
+            )
         except Unavailable as reason:
             yield Result(name, chosen.threads[0], 0, [], str(reason))
 

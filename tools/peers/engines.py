@@ -175,8 +175,8 @@ def _build_dynamic(net: Net, out: Path, setting: Setting) -> Built:
 
 
 def _build_bfloat16(net: Net, out: Path, setting: Setting) -> Built:
-    _need_float(net)
     _need_bfloat16(setting)
+    _need_float(net)
     return Built(net.model)
 
 
@@ -191,9 +191,9 @@ def _need_bfloat16(setting: Setting) -> None:
 
 def _nncf(preset: str, bfloat16: bool = False) -> Build:
     def build(net: Net, out: Path, setting: Setting) -> Built:
-        _need_float(net)
         if bfloat16:
             _need_bfloat16(setting)
+        _need_float(net)
         import nncf
         import openvino as ov
 
@@ -299,10 +299,12 @@ def _open_onnxruntime(how: Opening) -> Opened:
     options.log_severity_level = 3
     session = ort.InferenceSession(str(how.path), options, providers=["CPUExecutionProvider"])
     binding = session.io_binding()
-    for output in session.get_outputs():
-        binding.bind_output(output.name)
+    outputs = [output.name for output in session.get_outputs()]
 
     def bind(feed: Feed) -> None:
+        binding.clear_binding_outputs()  # they keep the shapes of the last run
+        for name in outputs:
+            binding.bind_output(name)
         for name, array in feed.items():
             binding.bind_cpu_input(name, array)
 
@@ -360,5 +362,5 @@ def import_runtime(runtime: str) -> None:
 
 
 def pin(cores: int) -> None:
-    """Hold this process to the first ``cores`` cores."""
-    os.sched_setaffinity(0, set(range(cores)))
+    """Hold this process to the first ``cores`` cores that it may use."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])

@@ -127,20 +127,36 @@ def zoo_tasks(zoo: Path) -> Any:
     return importlib.import_module("evalkit").TASKS
 
 
-def zoo_net(task: Any, name: str, work: Path, samples: int) -> Net:
-    """A real model with its own calibration data, the last feeds of which are held out."""
+def zoo_net(task: Any, name: str, work: Path, samples: int, torch_python: str) -> Net:
+    """A real model with feeds from its own calibration data, some of them held out."""
     model = Path(task.onnx())
     if not model.exists():
-        raise Unavailable(f"{model} does not exist.")
+        raise Unavailable(f"{model} does not exist")
     if hasattr(task, "step"):
         task.step = 1  # items a feed
     try:
         feeds = list(task.calib())
     except ImportError as error:
-        raise Unavailable(f"the feeds of {name} need the package {error.name}.") from None
+        feeds = _feeds_of_another_python(name, task.root, work, torch_python, str(error.name))
     free = _free_first_dimension(model)
     feeds = [_one_item(feed, free) for feed in feeds]
     return _with_feeds(name, model, feeds, work, samples)
+
+
+def _feeds_of_another_python(
+    name: str, zoo: str, work: Path, python: str, package: str
+) -> list[Feed]:
+    """Calibration feeds made by ``python``, which has what this one lacks."""
+    path = work / "feeds" / f"{name}-all.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    command = [python, str(Path(__file__).resolve()), zoo, name, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise Unavailable(
+            f"the feeds of {name} need the package {package}; name a Python that has it with "
+            "--torch-python"
+        )
+    return load_feeds(path)
 
 
 def _free_first_dimension(model: Path) -> frozenset[str]:
@@ -161,9 +177,24 @@ def _one_item(feed: Feed, free: frozenset[str]) -> Feed:
 
 def _with_feeds(name: str, model: Path, feeds: list[Feed], work: Path, samples: int) -> Net:
     if len(feeds) < HELD_OUT + 1:
-        raise Unavailable(f"{name} has {len(feeds)} feeds, too few to hold {HELD_OUT} out.")
+        raise Unavailable(f"{name} has {len(feeds)} feeds, too few to hold {HELD_OUT} out")
+    calibration, held_out = split(feeds, samples)
     folder = work / "feeds" / f"{name}-{samples}"
     net = Net(name, model, folder / "calibration.npz", folder / "held_out.npz")
-    save_feeds(net.calibration, feeds[: min(samples, len(feeds) - HELD_OUT)])
-    save_feeds(net.held_out, feeds[-HELD_OUT:])
+    save_feeds(net.calibration, calibration)
+    save_feeds(net.held_out, held_out)
     return net
+
+
+def split(feeds: list[Feed], samples: int) -> tuple[list[Feed], list[Feed]]:
+    """At most ``samples`` feeds to calibrate with and HELD_OUT others, both spread over all."""
+    count = min(samples + HELD_OUT, len(feeds))
+    spread = [feeds[round(i * (len(feeds) - 1) / (count - 1))] for i in range(count)]
+    places = {(2 * i + 1) * count // (2 * HELD_OUT) for i in range(HELD_OUT)}
+    held_out = [spread[i] for i in sorted(places)]
+    return [feed for i, feed in enumerate(spread) if i not in places], held_out
+
+
+if __name__ == "__main__":
+    folder, task_name, out = sys.argv[1:]
+    save_feeds(Path(out), list(zoo_tasks(Path(folder))[task_name](folder).calib()))

@@ -124,7 +124,7 @@ def _absent(results: Sequence[Result]) -> list[str]:
 
 def details(results: Sequence[Result]) -> list[str]:
     """One line a net and engine, the fastest first; an engine that did not run has its reason."""
-    lines = _head(DETAILS, (0, 1, 8))
+    lines, everywhere = _head(DETAILS, (0, 1, 8)), _reasons_everywhere(results)
     for result in results:
         ours, name = result.ours, result.net
         ran = [m for m in result.engines if m.bursts and not m.reason]
@@ -134,11 +134,35 @@ def details(results: Sequence[Result]) -> list[str]:
             cells = [_ms(m.median_ms), _ms(m.least_ms), against, speed, _db(m.sqnr_db)]
             lines.append(row([name, m.label, *cells, f"{m.peak_mib:.0f}", m.note]))
             name = ""
-        for m in result.engines:
-            if m.reason:
-                lines.append(row([name, m.label, *["-"] * 6, f"not run: {m.reason}"]))
-                name = ""
+        for reason, labels in _reasons(result, everywhere).items():
+            lines.append(row([name, ", ".join(labels), *["-"] * 6, f"not run: {reason}"]))
+            name = ""
+    if everywhere:
+        lines += ["", "Not run on any net:", ""]
+        lines += [f"* {label}: {reason}" for label, reason in everywhere.items()]
     return lines
+
+
+def _reasons(result: Result, known: dict[str, str]) -> dict[str, list[str]]:
+    """Labels by the reason for which they did not run, but not those that are ``known``."""
+    found: dict[str, list[str]] = {}
+    for m in result.engines:
+        if m.reason and known.get(m.label) != m.reason:
+            found.setdefault(m.reason, []).append(m.label)
+    return found
+
+
+def _reasons_everywhere(results: Sequence[Result]) -> dict[str, str]:
+    """Engines that ran on no net, all for one reason."""
+    found: dict[str, set[str]] = {}
+    for result in results:
+        for m in result.engines:
+            found.setdefault(m.label, set()).add(m.reason)
+    return {label: reasons.pop() for label, reasons in found.items() if _single(reasons)}
+
+
+def _single(reasons: set[str]) -> bool:
+    return len(reasons) == 1 and "" not in reasons
 
 
 def section(title: str, header: Sequence[str], results: Sequence[Result], peak: float) -> str:

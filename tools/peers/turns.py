@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from peers.nets import Net, Unavailable
 from qcc.runtime.comparison import sqnr_from_power
 
 BURST_SECONDS = 0.03
+ANSWER_SECONDS = 300.0
 LEAST_RUNS = 3
 PAUSE_SECONDS = {1: 0.002, 2: 0.02}
 """Between turns, so that idle threads of the last engine, which spin for a while, are asleep."""
@@ -62,41 +64,52 @@ class Player:
             **job,
         }
         self.outputs = Path(job["outputs"])
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "peers.worker", json.dumps(whole)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment(setting),
-            text=True,
-        )
+        self._said = self.outputs.with_suffix(".log")
+        with self._said.open("w") as said:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "peers.worker", json.dumps(whole)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                env=environment(setting),
+                text=True,
+            )
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         """Send a command and wait for the answer; Unavailable where the worker fails or dies."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        try:
+        with suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            raise Unavailable("the process ended on its way to the first command") from None
+        if not select.select([self._process.stdout], [], [], ANSWER_SECONDS)[0]:
+            self._process.kill()
+            raise Unavailable(f"the process gave no answer in {ANSWER_SECONDS:.0f} s")
         line = self._process.stdout.readline()
         if not line:
-            raise Unavailable(f"the process died with exit code {self._process.wait()}")
+            raise Unavailable(self._last_words())
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise Unavailable(answer["error"])
         return answer
 
+    def _last_words(self) -> str:
+        code = self._process.wait()
+        lines = self._said.read_text(errors="replace").strip().splitlines()
+        return f"the process ended with exit code {code}: {lines[-1][:160] if lines else 'no word'}"
+
     def close(self) -> None:
         """End the worker."""
         assert self._process.stdin is not None
-        try:
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):
             self._process.stdin.close()
+        try:
             self._process.wait(timeout=5)
-        except (BrokenPipeError, subprocess.TimeoutExpired):
+        except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._process.stdout.close()
 
 
 def rotations(count: int, rounds: int) -> Iterator[list[int]]:
@@ -164,6 +177,11 @@ def best_peer(results: Sequence[Measured]) -> Measured | None:
 # -- agreement with float --------------------------------------------------------------------------
 
 
+def _has_noise(dtype: np.dtype[Any]) -> bool:
+    """Floats, and bytes that stand for them; wider integers are labels and the like."""
+    return np.issubdtype(dtype, np.floating) or dtype in (np.uint8, np.int8)
+
+
 def output_sqnr(reference: Path, got: Path) -> float | None:
     """The least SQNR in dB of a float output, summed over the held-out feeds; None without one.
 
@@ -172,7 +190,7 @@ def output_sqnr(reference: Path, got: Path) -> float | None:
     powers: dict[str, list[float]] = {}
     with np.load(reference) as exact, np.load(got) as other:
         for key in exact.files:
-            if not np.issubdtype(exact[key].dtype, np.floating):
+            if not _has_noise(exact[key].dtype):
                 continue
             x, y = exact[key].astype(np.float64), other[key].astype(np.float64)
             power = powers.setdefault(key.split(":")[1], [0.0, 0.0])
