@@ -22,7 +22,7 @@ import numpy as np
 from qcc.ir.core import Array, Graph, Value
 from qcc.passes.correct_bias import bias_spot, constant_behind, give_biases, shift_bias
 from qcc.passes.fusion_plan import FusionGroup, FusionPlan
-from qcc.passes.operand_rows import Float64, LinearForm, linear_form
+from qcc.passes.operand_rows import Float32, Float64, LinearForm, linear_form
 from qcc.passes.round_weights import Moments, round_by_moments
 from qcc.passes.walk import Noise, Side, real, stored
 from qcc.quant.calibration.spill import KeptSamples, Spill
@@ -31,11 +31,11 @@ from qcc.ref.float_region import FloatRegion, region_model
 COMPARED_SAMPLES = 16
 """How many samples the error of each group is measured on."""
 
-ROUNDING_ROWS = 8192
+ROUNDING_ROWS = 4096
 """How many rows of an operand its second moments are taken from, over all samples."""
 
-HELD_OUT = 4
-"""Every fourth sample is held out to choose the damping (every fourth row of fewer samples)."""
+HELD_OUT = 8
+"""Every eighth sample is held out to judge the rounding (every eighth row of fewer samples)."""
 
 STAGE = "refine numbers"
 
@@ -175,29 +175,28 @@ class _Walk:
             matrices,
             scales.reshape(matrices.shape[:2]),
             quant.range,
-            *self._moments(form, matrices, operand.operand(0)),
+            *self._rows(form, matrices, operand.operand(0)),
         )
         if found is not None:
             stored_weight.constant = form.weight(found).astype(quant.storage)
 
-    def _moments(
-        self, form: LinearForm, matrices: Float64, operand: Value
-    ) -> tuple[Moments, Moments]:
-        """The second moments of the rows of ``operand``: to fit to, and held out."""
+    def _rows(self, form: LinearForm, matrices: Float64, operand: Value) -> tuple[Moments, Float32]:
+        """Rows of ``operand``: the second moments of those to fit to, and those held out."""
         random = np.random.default_rng(0)
-        groups, inputs = matrices.shape[0], matrices.shape[2]
-        fit, held = Moments.empty(groups, inputs), Moments.empty(groups, inputs)
+        fit, held = Moments.empty(matrices.shape[0], matrices.shape[2]), []
         share = -(-ROUNDING_ROWS // self.count)
         for sample in range(self.count):
             x = real(operand, self.numbered.spill.get(operand.name, sample))
             rows = form.rows(x, share, random)
-            if self.count >= HELD_OUT:
-                (held if sample % HELD_OUT == HELD_OUT - 1 else fit).add(rows)
-            else:
+            if self.count < HELD_OUT:
                 cut_at = rows.shape[1] - rows.shape[1] // HELD_OUT
                 fit.add(rows[:, :cut_at])
-                held.add(rows[:, cut_at:])
-        return fit.flush(), held.flush()
+                held.append(rows[:, cut_at:])
+            elif sample % HELD_OUT == HELD_OUT - 1:
+                held.append(rows)
+            else:
+                fit.add(rows)
+        return fit.flush(), np.concatenate(held, axis=1)
 
     def _local(self, step: int) -> float:
         """The ratio of a group fed with the float model's operands, its bias not yet corrected.

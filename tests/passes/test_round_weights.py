@@ -103,9 +103,7 @@ def test_the_output_error_shrinks_and_weights_stay_in_range(
     weight = random.normal(size=(1, outputs, inputs))
     steps = np.asarray(np.abs(weight).max(axis=2) / 127, np.float64)
     nearest = np.clip(np.rint(weight / steps[..., None]), *LIMITS)
-    stored = round_by_moments(
-        weight, steps, LIMITS, moments(mixed[:2000]), moments(mixed[2000:3000])
-    )
+    stored = round_by_moments(weight, steps, LIMITS, moments(mixed[:2000]), mixed[None, 2000:3000])
     if stored is None:
         return
     assert np.array_equal(stored, np.rint(stored))
@@ -121,9 +119,7 @@ def test_correlated_operands_gain_much() -> None:
     mixed = correlated(random, 4000, 64)
     weight = random.normal(size=(1, 16, 64))
     steps = np.asarray(np.abs(weight).max(axis=2) / 127, np.float64)
-    stored = round_by_moments(
-        weight, steps, LIMITS, moments(mixed[:2000]), moments(mixed[2000:3000])
-    )
+    stored = round_by_moments(weight, steps, LIMITS, moments(mixed[:2000]), mixed[None, 2000:3000])
     assert stored is not None
     nearest = np.rint(weight / steps[..., None])
     fresh = mixed[3000:]
@@ -132,14 +128,32 @@ def test_correlated_operands_gain_much() -> None:
     )
 
 
+def test_many_inputs_of_several_groups_gain_as_much() -> None:
+    random = np.random.default_rng(6)
+    parts = [correlated(random, 3000, 300) for _ in range(2)]
+    rows = np.stack(parts)
+    weight = random.normal(size=(2, 5, 300))
+    steps = np.asarray(np.abs(weight).max(axis=2) / 127, np.float64)
+    fit = Moments.empty(2, 300)
+    fit.add(rows[:, :2000])
+    stored = round_by_moments(weight, steps, LIMITS, fit.flush(), rows[:, 2000:2500])
+    assert stored is not None
+    nearest = np.rint(weight / steps[..., None])
+    for group, fresh in enumerate(parts):
+        chosen = slice(group, group + 1)
+        found = output_error(stored[chosen], steps[chosen], weight[chosen], fresh[2500:])
+        least = output_error(nearest[chosen], steps[chosen], weight[chosen], fresh[2500:])
+        assert found < 0.3 * least
+
+
 def test_what_is_stored_exactly_is_left_alone() -> None:
     random = np.random.default_rng(2)
     mixed = correlated(random, 400, 8)
     steps = np.full((1, 3), 0.25)
     weight = np.asarray(random.integers(-127, 128, (1, 3, 8)) * 0.25, np.float64)
-    assert round_by_moments(weight, steps, LIMITS, moments(mixed), moments(mixed)) is None
+    assert round_by_moments(weight, steps, LIMITS, moments(mixed), mixed[None]) is None
     weight[0, 1, 2] += 0.1
-    stored = round_by_moments(weight, steps, LIMITS, moments(mixed), moments(mixed))
+    stored = round_by_moments(weight, steps, LIMITS, moments(mixed), mixed[None])
     if stored is not None:
         np.testing.assert_array_equal(stored[0, [0, 2]] * 0.25, weight[0, [0, 2]])
 

@@ -18,9 +18,9 @@ from qcc.quant.lattice import DistinctValues
 from qcc.quant.observers.base import Observer, ObserverArguments, ObserverSpec, State
 from qcc.quant.observers.grid import Floats, GridArguments, GridObserver
 
-POINTS = 17
+POINTS = 9
 """Bounds compared on a side in one round of the search."""
-ROUNDS = 4
+ROUNDS = 5
 """Rounds of the search, each around the best point of the one before."""
 LEAST_SHARE = 0.02
 """A range is never clipped to less than this share of what was seen."""
@@ -151,22 +151,28 @@ class MSEObserver(GridObserver):
             reach *= 2.0 / (POINTS - 1)
         return best
 
-    def _errors(self, values: Floats, weights: Floats, lows: Floats, highs: Floats) -> Floats:
-        """The weighted squared error of each candidate range."""
-        return np.asarray(
-            [self._error(values, weights, lo, hi) for lo, hi in zip(lows, highs, strict=True)]
-        )
-
-    def _error(self, values: Floats, weights: Floats, low: Any, high: Any) -> float:
-        params = self.arguments.qparams(low, high)
-        scale, zero = params.scale[0], params.zero_point[0]
-        stored = np.rint(values / scale)
-        np.clip(stored, params.quant_min - zero, params.quant_max - zero, out=stored)
-        difference = stored * scale - values
-        norm = self.arguments.norm
-        if norm == 2.0:
-            return float(np.dot(weights, difference * difference))
-        return float(np.dot(weights, np.abs(difference) ** norm))
+    def _errors(
+        self, values: Floats, weights: Floats, lows: Floats, highs: Floats
+    ) -> NDArray[np.float64]:
+        """The weighted error of each candidate range."""
+        params = self.arguments.qparams(lows, highs, axis=0)
+        zeros = params.zero_points
+        bounds = params.quant_min - zeros, params.quant_max - zeros
+        norm, found = self.arguments.norm, np.empty(len(lows))
+        difference = np.empty_like(values)
+        for place, scale in enumerate(params.scales.astype(np.float64)):
+            np.divide(values, scale, out=difference)
+            np.rint(difference, out=difference)
+            np.clip(difference, bounds[0][place], bounds[1][place], out=difference)
+            difference *= scale
+            difference -= values
+            if norm == 2.0:
+                difference *= difference
+            else:
+                np.abs(difference, out=difference)
+                np.power(difference, norm, out=difference)
+            found[place] = np.dot(weights, difference)
+        return found
 
 
 def _around(centre: float, reach: float, bound: float) -> Floats:
