@@ -170,7 +170,14 @@ def test_structure(tmp_path: Path, small_net: Path) -> None:
 def measured(engine: str, bursts: Sequence[float], reason: str = "", **more: Any) -> Measured:
     row = ENGINES[engine]
     return Measured(
-        engine, row.label, row.integer, reason, bursts=list(bursts), least_ms=1.0, **more
+        engine,
+        row.label,
+        row.integer,
+        reason,
+        bursts=list(bursts),
+        clean=[True] * len(bursts),
+        least_ms=1.0,
+        **more,
     )
 
 
@@ -180,6 +187,11 @@ def test_ratio_is_the_median_of_rounds() -> None:
     assert best_peer([ours, slow, fast, absent]) is fast
     assert best_peer([ours, absent]) is None
     assert ratio(ours, slow) == 2.0
+    ours.clean[1:] = [False, False]  # too few are left: all count
+    assert ratio(ours, slow) == 2.0
+    noisy = measured("ort-dyn", [9, 3, 3, 3, 9, 9, 9])
+    noisy.clean = [False, True, True, True, False, False, False]
+    assert noisy.median_ms == 3.0
     assert geometric_mean([1, 4]) == pytest.approx(2)
 
 

@@ -23,6 +23,7 @@ from qcc.runtime.comparison import sqnr_from_power
 BURST_SECONDS = 0.03
 ANSWER_SECONDS = 300.0
 LEAST_RUNS = 3
+LEAST_CLEAN = 3
 PAUSE_SECONDS = {1: 0.002, 2: 0.02}
 """Between turns, so that idle threads of the last engine, which spin for a while, are asleep."""
 
@@ -31,7 +32,8 @@ PAUSE_SECONDS = {1: 0.002, 2: 0.02}
 class Measured:
     """What is known of one engine with one net; times are milliseconds of one run.
 
-    ``bursts`` are the medians of the bursts, one a round; ``reason`` stands where it did not run.
+    ``bursts`` are the medians of the bursts, one a round, ``clean`` tells which of these other
+    programs left alone; ``reason`` stands where it did not run.
     """
 
     engine: str
@@ -40,6 +42,7 @@ class Measured:
     reason: str = ""
     note: str = ""
     bursts: list[float] = field(default_factory=list)
+    clean: list[bool] = field(default_factory=list)
     least_ms: float = 0.0
     sqnr_db: float | None = None
     peak_mib: float = 0.0
@@ -48,7 +51,7 @@ class Measured:
     @property
     def median_ms(self) -> float:
         """Median over rounds of the bursts' medians."""
-        return float(np.median(self.bursts))
+        return _median(np.array(self.bursts), np.array(self.clean))
 
 
 class Player:
@@ -147,11 +150,13 @@ def take_turns(players: list[Player], rounds: int, threads: int) -> None:
 
 def _one_turn(player: Player, measured: Measured) -> None:
     try:
-        times = player.ask("burst", seconds=BURST_SECONDS, least=LEAST_RUNS)["ms"]
+        answer = player.ask("burst", seconds=BURST_SECONDS, least=LEAST_RUNS)
     except Unavailable as reason:
         measured.reason = str(reason)
         return
+    times = answer["ms"]
     measured.bursts.append(float(np.median(times)))
+    measured.clean.append(bool(answer["clean"]))
     measured.least_ms = min(times) if measured.least_ms == 0 else min(measured.least_ms, *times)
 
 
@@ -165,7 +170,13 @@ def _loaded(player: Player) -> bool:
 
 def ratio(ours: Measured, peer: Measured) -> float:
     """Median over rounds of the peer's burst over ours: above 1 where we are faster."""
-    return float(np.median(np.array(peer.bursts) / np.array(ours.bursts)))
+    both = np.array(ours.clean) & np.array(peer.clean)
+    return _median(np.array(peer.bursts) / np.array(ours.bursts), both)
+
+
+def _median(values: Any, clean: Any) -> float:
+    """Median of the undisturbed values where there are a few, else of all."""
+    return float(np.median(values[clean] if clean.sum() >= LEAST_CLEAN else values))
 
 
 def best_peer(results: Sequence[Measured]) -> Measured | None:
