@@ -166,7 +166,7 @@ def conditions(chosen: argparse.Namespace, isa: InstructionSet, peak: float) -> 
         f"{name} {version(name)}"
         for name in ("onnxruntime", "openvino", "nncf", "onnx", "llvmlite", "numpy")
     )
-    words = ["python", "tools/bench.py", *chosen.command]
+    command = shlex.join(["python", "tools/bench.py", *_that_matter(chosen.command)])
     held = []
     if chosen.isa:
         held = [
@@ -174,7 +174,7 @@ def conditions(chosen: argparse.Namespace, isa: InstructionSet, peak: float) -> 
             "has no such switch and uses what the CPU has."
         ]
     return [
-        f"`{shlex.join(words)}`",
+        f"`{command}`",
         "",
         f"* Machine: {_cpu()}; instruction set {isa.name}; measured int8 multiply peak "
         f"{peak / 1e9:.1f} GMAC/s a core.",
@@ -187,6 +187,16 @@ def conditions(chosen: argparse.Namespace, isa: InstructionSet, peak: float) -> 
         "least of the outputs. MiB is what loading and running took beyond the runtime's imports.",
         *(f"* {line}" for line in held),
     ]
+
+
+def _that_matter(command: Sequence[str]) -> list[str]:
+    """The words of the command line without where files are kept or written."""
+    kept: list[str] = []
+    places = ("--work", "--json", "--out", "--torch-python", "--limit")
+    for before, word in zip(["", *command], command, strict=False):
+        if before not in places and not word.startswith(places):
+            kept.append(word)
+    return kept
 
 
 def _cpu() -> str:

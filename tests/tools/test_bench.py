@@ -301,6 +301,8 @@ def test_bench(small_net: Path, tmp_path: Path, without_openvino: None) -> None:
     assert text.startswith("# Speed\n\nby hand\n\n<!-- bench:begin nets-1 -->\n## Nets with random")
     assert "| small | 0.0 |" in text
     assert "* OpenVINO int8 NNCF performance: openvino is not installed; pip install" in text
+    command = f"`python tools/bench.py --nets {small_net.parent} --rounds 2 --samples 8 --engines"
+    assert f"{command} qcc ort-f32 ort-qdq ort-mm ov-nncf`" in text
     rows = json.loads(data.read_text())["results"][0]
     assert rows["macs"] == 64 * 8 * 27 + 64 * 4 * 8 + 256 * 60
     for row in rows["engines"][:3]:
