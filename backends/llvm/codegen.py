@@ -13,13 +13,14 @@ from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.memory import Lifetime, plan_memory
 from qcc.backends.llvm.model import (
     ArraySource,
+    CallRow,
     CompiledModel,
     KernelRow,
     NativeStep,
     RegionStep,
     TensorSpec,
 )
-from qcc.backends.llvm.module import write_module
+from qcc.backends.llvm.module import ModuleText, write_module
 from qcc.backends.llvm.planner import Planner, Segment
 from qcc.backends.llvm.select import SELECTORS
 from qcc.backends.llvm.sync import CONTROL_BYTES
@@ -47,7 +48,7 @@ def compile_graph(graph: Graph, isa: InstructionSet) -> CompiledModel:
     output_sources = tuple(
         _output_source(planner, index, value) for index, value in enumerate(graph.outputs)
     )
-    steps, models = _steps(planner, segments, module.symbols)
+    steps, models = _steps(planner, segments, module)
     rows = tuple(
         KernelRow(node.label, node.op, tuple(dict.fromkeys(module.kernels[k] for k in kernels)))
         for node, kernels in planner.kernel_names.items()
@@ -107,15 +108,15 @@ def _place(planner: Planner, segments: Sequence[Segment]) -> int:
 
 
 def _steps(
-    planner: Planner, segments: Sequence[Segment], symbols: Sequence[str]
+    planner: Planner, segments: Sequence[Segment], module: ModuleText
 ) -> tuple[tuple[NativeStep | RegionStep, ...], tuple[bytes, ...]]:
     steps: list[NativeStep | RegionStep] = []
     models: list[bytes] = []
-    remaining = iter(symbols)
+    remaining = iter(module.symbols)
     for segment in segments:
         node = segment.region
         if node is None:
-            steps.append(NativeStep(next(remaining)))
+            steps.append(NativeStep(next(remaining), _call_rows(segment, module)))
             continue
         from qcc.ref.float_region import region_model
 
@@ -135,6 +136,13 @@ def _steps(
             )
         )
     return tuple(steps), tuple(models)
+
+
+def _call_rows(segment: Segment, module: ModuleText) -> tuple[CallRow, ...]:
+    return tuple(
+        CallRow(call.node, module.kernels[call.kernel], int(getattr(call.kernel, "macs", 0)))
+        for call in segment.calls
+    )
 
 
 def _array_source(planner: Planner, place: Stored | Value, value: Value) -> ArraySource:

@@ -38,10 +38,25 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class CallRow:
+    """A call of a kernel: for which node of the lowered graph, and its multiply-accumulates."""
+
+    node: str
+    kernel: str
+    macs: int = 0
+
+
+@dataclass(frozen=True)
 class NativeStep:
-    """A native function ``void(arena, weights, inputs, outputs, tid, nthreads)``."""
+    """A native function ``void(arena, weights, inputs, outputs, tid, nthreads)`` and its calls."""
 
     symbol: str
+    calls: tuple[CallRow, ...] = ()
+
+
+def profile_symbol(symbol: str) -> str:
+    """The native function that does what ``symbol`` does and counts the ticks of each call."""
+    return symbol.replace("run_", "profile_")
 
 
 @dataclass(frozen=True)

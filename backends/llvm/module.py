@@ -3,6 +3,9 @@
 ``void run_<k>(ptr arena, ptr weights, ptr inputs, ptr outputs, i32 tid, i32 nthreads)`` runs native
 segment ``k``.  ``inputs`` and ``outputs`` are tables of pointers.  The arena begins with the
 control block of the team (:mod:`qcc.backends.llvm.sync`).
+
+``profile_<k>`` has one more argument, a table of 64-bit counters, one a call: it makes the same
+calls and adds the ticks that each took.  Both use the same kernels, so it costs few bytes.
 """
 
 from __future__ import annotations
@@ -14,15 +17,19 @@ from typing import Any
 from llvmlite import ir
 
 from qcc.backends.llvm.buffers import Buffer, Pointer
-from qcc.backends.llvm.builder import I32, POINTER, LoopBuilder, Value
+from qcc.backends.llvm.builder import I32, I64, POINTER, LoopBuilder, Value
 from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels import Kernel
+from qcc.backends.llvm.model import profile_symbol
 from qcc.backends.llvm.sync import declare_barrier, with_synchronization
 
 _WRITTEN = ("output", "target")
 """Operands of kernels that they write."""
 
 STEP_ARGUMENTS = ("arena", "weights", "inputs", "outputs", "tid", "nthreads")
+
+_COUNTERS = {"x86_64": "llvm.readcyclecounter", "aarch64": "llvm.readsteadycounter"}
+"""What reads a counter of constant rate without privileges (the cycle counter of ARM has them)."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,8 @@ def write_module(
             if call.kernel not in functions:
                 functions[call.kernel] = _emit_kernel(module, isa, call.kernel, result.kernels)
         _write_segment(module, symbol, calls, functions, barrier)
+        counter = _COUNTERS[isa.architecture]
+        _write_segment(module, profile_symbol(symbol), calls, functions, barrier, counter)
         result.symbols.append(symbol)
     result.text = with_synchronization(module, isa)
     return result
@@ -103,23 +112,47 @@ def _write_segment(
     calls: Sequence[Call],
     functions: Mapping[Kernel, Any],
     barrier: Any,
+    counter: str | None = None,
 ) -> None:
-    signature = ir.FunctionType(ir.VoidType(), [POINTER] * 4 + [I32, I32])
-    function = ir.Function(module, signature, symbol)
-    for argument, name in zip(function.args, STEP_ARGUMENTS, strict=True):
+    """The calls in order; with ``counter`` (an intrinsic) the form that counts ticks."""
+    names = STEP_ARGUMENTS if counter is None else (*STEP_ARGUMENTS, "ticks")
+    types = [I32 if name in ("tid", "nthreads") else POINTER for name in names]
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), types), symbol)
+    for argument, name in zip(function.args, names, strict=True):
         argument.name = name
     function.attributes.add("nounwind")
     k = LoopBuilder(function)
     tid, nthreads = k.operand("tid"), k.operand("nthreads")
     since: list[Call] = []
-    for call in calls:
+    clock = None if counter is None else _Clock(module, k, counter)
+    for index, call in enumerate(calls):
         if any(_depends(call, earlier) for earlier in since):
             k.ir.call(barrier, [k.operand("arena"), nthreads])
             since = []
         since.append(call)
         arguments = [_address(k, call.pointers[name]) for name in call.kernel.operands]
         k.ir.call(functions[call.kernel], [*arguments, tid, nthreads])
+        if clock is not None:
+            clock.lap(index)
     k.finish()
+
+
+class _Clock:
+    """Adds the ticks since the last reading to a counter of the table ``ticks``."""
+
+    def __init__(self, module: Any, k: LoopBuilder, counter: str) -> None:
+        found = module.globals.get(counter)
+        self._read = found or ir.Function(module, ir.FunctionType(I64, []), counter)
+        self._k = k
+        self._last = k.ir.call(self._read, [])
+
+    def lap(self, index: int) -> None:
+        """Charge what has passed to counter ``index``."""
+        builder, now = self._k.ir, self._k.ir.call(self._read, [])
+        place = self._k.at(self._k.operand("ticks"), 8 * index)
+        sum_ = builder.load(place, typ=I64, align=8)
+        builder.store(builder.add(sum_, builder.sub(now, self._last)), place, align=8)
+        self._last = now
 
 
 def _address(k: LoopBuilder, pointer: Pointer) -> Value:

@@ -61,6 +61,9 @@ def bench(
     ] = None,
     threads: ThreadsOption = 1,
     runs: Annotated[int, typer.Option("--runs", min=3, help="Timed runs of each.")] = 50,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Show which kernels take the time (one thread).")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Time a compiled model, alone or in turns with onnxruntime on another.
@@ -68,10 +71,17 @@ def bench(
     Runs alternate A B A B, so that a machine whose speed drifts treats both alike; the median of
     the pairwise ratios is the figure to quote.
 
-    [bold]Example[/]
+    [bold]Examples[/]
 
       qcc bench model.qcc --vs model.int8.onnx --threads 1
+
+      qcc bench model.qcc --profile
     """
+    if profile:
+        if versus is not None or threads != 1:
+            raise typer.BadParameter("--profile looks at one model on one thread")
+        _profile(compiled, inputs, runs, as_json)
+        return
     from qcc.runtime.benchmark import benchmark
 
     timing = benchmark(compiled, versus, inputs=inputs, threads=threads, runs=runs)
@@ -86,6 +96,35 @@ def bench(
     print_table(table(f"{runs} runs, {threads} thread(s)", columns, rows, right=2))
     if timing.ratio is not None:
         result(f"{compiled} is {timing.ratio:.2f}x as fast as {versus} (median of pairs)")
+
+
+PROFILE_ROWS = 40
+"""Rows of a profile's table; ``--json`` has all."""
+
+
+def _profile(compiled: Path, inputs: Path | None, runs: int, as_json: bool) -> None:
+    from qcc.runtime.benchmark import profile
+
+    found = profile(compiled, inputs=inputs, runs=runs)
+    if as_json:
+        result_json(found.to_dict())
+        return
+    total = found.total_ms
+    rows = [
+        [
+            row.node,
+            row.kernel,
+            f"{row.ms:.3f}",
+            f"{100 * row.ms / max(total, 1e-9):.1f} %",
+            f"{row.gmacs:.1f}" if row.macs else "",
+        ]
+        for row in found.slowest
+    ]
+    shown, columns = rows[:PROFILE_ROWS], ["node", "kernel", "ms", "share", "GMAC/s"]
+    print_table(table(f"{compiled}: {total:.3f} ms, median of {runs}", columns, shown, right=2))
+    if len(rows) > len(shown):
+        rest = sum(row.ms for row in found.slowest[PROFILE_ROWS:])
+        words.print(f"{len(rows) - len(shown)} more take {rest:.3f} ms (all with --json)")
 
 
 @takes_data_options

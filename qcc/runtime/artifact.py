@@ -34,6 +34,7 @@ from qcc import __version__
 from qcc.backends.llvm.isa import InstructionSet, can_run, instruction_set
 from qcc.backends.llvm.model import (
     ArraySource,
+    CallRow,
     CompiledModel,
     KernelRow,
     NativeStep,
@@ -304,7 +305,8 @@ def _source(row: Mapping[str, Any]) -> ArraySource:
 
 def _step(row: Mapping[str, Any]) -> NativeStep | RegionStep:
     if row["kind"] == "native":
-        return NativeStep(row["symbol"])
+        calls = (CallRow(c["node"], c["kernel"], c["macs"]) for c in row.get("calls", ()))
+        return NativeStep(row["symbol"], tuple(calls))
     return RegionStep(
         model=row["model"],
         inputs=tuple(_source(source) for source in row["inputs"]),

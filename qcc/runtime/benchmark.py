@@ -12,7 +12,9 @@ import numpy as np
 
 from qcc.errors import DataError
 from qcc.ir.core import Array
+from qcc.runtime.executable import Executable
 from qcc.runtime.files import load_arrays
+from qcc.runtime.profile import Profile
 from qcc.runtime.runnable import Runnable, open_runnable
 
 _WARM_UP_SECONDS = 0.3
@@ -89,6 +91,18 @@ def benchmark(
     )
     ratio = float(np.median(times[:, 1] / times[:, 0])) if versus is not None else None
     return BenchmarkResult(timings, ratio)
+
+
+def profile(compiled: Path, *, inputs: Path | None = None, runs: int = 50) -> Profile:
+    """Where the time of one call of a ``.qcc`` artifact goes, on one thread.
+
+    Raises DataError for another kind of model.
+    """
+    model = open_runnable(compiled)
+    if not isinstance(model, Executable):
+        raise DataError(f"{compiled} has no profile: give a .qcc file")
+    feeds = load_arrays(inputs, model.input_names) if inputs else random_inputs(model)
+    return model.profile(feeds, runs)
 
 
 def _warm_up(model: Runnable, feeds: Mapping[str, Array]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +15,19 @@ from numpy.typing import NDArray
 
 from qcc.backends.llvm import machine
 from qcc.backends.llvm.isa import can_run
-from qcc.backends.llvm.model import ArraySource, CompiledModel, NativeStep, RegionStep
+from qcc.backends.llvm.model import (
+    ArraySource,
+    CompiledModel,
+    NativeStep,
+    RegionStep,
+    profile_symbol,
+)
 from qcc.errors import ArtifactError
 from qcc.ir.core import Array
 from qcc.runtime.threads import Arguments, Team
 
 _STEP = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4, ctypes.c_int32, ctypes.c_int32)
+_PROFILE = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4, *[ctypes.c_int32] * 2, ctypes.c_void_p)
 _ALIGNMENT = 64
 
 LEAST_MACS = 5_000_000
@@ -89,6 +97,25 @@ class Program:
         finally:
             self._give_back(context)
 
+    def profile(self, arrays: Sequence[Array]) -> list[tuple[float, NDArray[np.int64]]]:
+        """One call on the calling thread: for each step its seconds and its calls' ticks.
+
+        A region has one count, of 0.
+        """
+        context = self._context()
+        found = []
+
+        slots, outputs = self._prepared(context, arrays)
+        for step in self.model.steps:
+            start = time.perf_counter()
+            if isinstance(step, NativeStep):
+                ticks = self._count_native(step, context)
+            else:
+                ticks = np.zeros(1, np.int64)
+                self._run_region(step, context, slots, outputs)
+            found.append((time.perf_counter() - start, ticks))
+        return found
+
     def close(self) -> None:
         """Let the worker threads return."""
         with self._lock:
@@ -138,13 +165,20 @@ class Program:
 
     # -- one call ---------------------------------------------------------------------------------
 
-    def _run(self, context: _Context, arrays: Sequence[Array]) -> list[Array]:
+    def _prepared(
+        self, context: _Context, arrays: Sequence[Array]
+    ) -> tuple[list[Array | None], list[Array | None]]:
+        """Slots and outputs, with the tables of pointers to them."""
         slots: list[Array | None] = [*arrays, *[None] * (self.model.slots - len(arrays))]
         for index, array in enumerate(arrays):
             context.inputs[index] = array.ctypes.data
         outputs = [self._new_output(source) for source in self.model.output_sources]
         for index, output in enumerate(outputs):
             context.outputs[index] = None if output is None else output.ctypes.data
+        return slots, outputs
+
+    def _run(self, context: _Context, arrays: Sequence[Array]) -> list[Array]:
+        slots, outputs = self._prepared(context, arrays)
         for step in self.model.steps:
             if isinstance(step, NativeStep):
                 self._run_native(step, context)
@@ -163,6 +197,12 @@ class Program:
         self._functions[step.symbol](
             arguments.arena, arguments.weights, arguments.inputs, arguments.outputs, 0, 1
         )
+
+    def _count_native(self, step: NativeStep, context: _Context) -> NDArray[np.int64]:
+        ticks = np.zeros(len(step.calls), np.int64)
+        function, a = _PROFILE(self._code.address(profile_symbol(step.symbol))), context.arguments
+        function(a.arena, a.weights, a.inputs, a.outputs, 0, 1, ticks.ctypes.data)
+        return ticks
 
     def _run_region(
         self,

@@ -136,3 +136,31 @@ def test_listings(qcc: Command, capsys: Capture) -> None:
     assert {"canonicalize", "fold-constants", "fold-batchnorm", "eliminate-dead"} <= passes
     assert qcc("--version") == 0
     assert capsys.readouterr().out == f"qcc {package.__version__}\n"
+
+
+def test_a_profile_has_every_kernel_and_adds_up(
+    qcc: Command, artifact: Path, capsys: Capture
+) -> None:
+    assert qcc("bench", artifact, "--profile", "--runs", 3, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert sum(row["ms"] for row in found["rows"]) == pytest.approx(found["total_ms"])
+    assert all(row["ms"] >= 0 for row in found["rows"])
+    named = {part for row in package.load(artifact).report.nodes for part in row.kernel.split(", ")}
+    used = {row["kernel"] for row in found["rows"]}
+    assert any(row["macs"] > 0 for row in found["rows"])
+    assert named - {""} <= used
+    assert qcc("bench", artifact, "--profile", "--runs", 3) == 0
+    assert "GMAC/s" in capsys.readouterr().out
+
+
+def test_profiling_gives_the_bytes_of_running(artifact: Path, digits: Path) -> None:
+    x = np.load(digits / "test.npz")["x"][:1]
+    loaded = package.load(artifact)
+    wanted = loaded(x)
+    loaded.profile({"x": x}, runs=2)
+    np.testing.assert_array_equal(loaded(x), wanted)
+
+
+def test_only_artifacts_have_a_profile(qcc: Command, digits: Path) -> None:
+    assert qcc("bench", digits / "digits.onnx", "--profile") == 1
+    assert qcc("bench", digits / "digits.onnx", "--profile", "--threads", 2) == 2
