@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qcc.ir.core import Array, Graph, Value
+from qcc.ir.types import TensorType
 from qcc.passes.correct_bias import bias_spot, constant_behind, give_biases, shift_bias
 from qcc.passes.fusion_plan import FusionGroup, FusionPlan
 from qcc.passes.operand_rows import Float32, Float64, LinearForm, linear_form
@@ -31,8 +32,17 @@ from qcc.ref.float_region import FloatRegion, region_model
 COMPARED_SAMPLES = 16
 """How many samples the error of each group is measured on."""
 
-ROUNDING_ROWS = 4096
-"""How many rows of an operand its second moments are taken from, over all samples."""
+LEAST_SAMPLES, MOST_SAMPLES = 16, 64
+"""How many samples are walked (where there are so many): small models can afford more."""
+
+WALKED_ELEMENTS = 400_000_000
+"""Elements of all float values together that are walked, within these bounds."""
+
+ROUNDING_ROWS, LEAST_ROUNDING_ROWS = 8192, 4096
+"""How many rows of an operand its second moments are taken from, over all samples: fewer for
+operands of more than :data:`WIDE` inputs."""
+
+WIDE = 1024
 
 HELD_OUT = 8
 """Every eighth sample is held out to judge the rounding (every eighth row of fewer samples)."""
@@ -87,24 +97,37 @@ def refine(
     """
     if correct:
         give_biases(twin.numbered, twin.numbered_plan)
+    count = min(len(samples), samples_for(twin.graph))
     with Spill() as left, Spill() as right:
         walk = _Walk(
             Side.of(twin.graph, twin.plan, left, threads),
             Side.of(twin.numbered, twin.numbered_plan, right, threads),
-            len(samples),
+            count,
             twin.origin,
             correct,
             rounding,
             least or {},
         )
-        walk.exact.start(samples)
-        walk.numbered.start(samples)
+        walk.exact.start(samples, count)
+        walk.numbered.start(samples, count)
         total = len(walk.exact.segments)
         for step in range(total):
             walk.step(step)
             if progress is not None:
                 progress(STAGE, step + 1, total)
         return walk.measured
+
+
+def samples_for(graph: Graph) -> int:
+    """How many samples of a model of this size are walked; open dimensions count as 1."""
+    sizes = (
+        [d if isinstance(d, int) else 1 for d in value.tensor.shape or ()]
+        for node in graph.nodes
+        for value in node.outputs
+        if isinstance(value.type, TensorType)
+    )
+    elements = sum(math.prod(size) for size in sizes)
+    return max(LEAST_SAMPLES, min(MOST_SAMPLES, WALKED_ELEMENTS // max(elements, 1)))
 
 
 @dataclass
@@ -184,7 +207,8 @@ class _Walk:
         """Rows of ``operand``: the second moments of those to fit to, and those held out."""
         random = np.random.default_rng(0)
         fit, held = Moments.empty(matrices.shape[0], matrices.shape[2]), []
-        share = -(-ROUNDING_ROWS // self.count)
+        wanted = ROUNDING_ROWS if matrices.shape[2] <= WIDE else LEAST_ROUNDING_ROWS
+        share = -(-wanted // self.count)
         for sample in range(self.count):
             x = real(operand, self.numbered.spill.get(operand.name, sample))
             rows = form.rows(x, share, random)

@@ -108,9 +108,9 @@ class Side:
         segments = cut(graph, plan)
         return cls(graph, segments, last_uses(segments, graph.outputs), spill, threads)
 
-    def start(self, samples: KeptSamples) -> None:
-        """Put the samples where the steps find the graph's inputs."""
-        for index in range(len(samples)):
+    def start(self, samples: KeptSamples, count: int) -> None:
+        """Put the first ``count`` samples where the steps find the graph's inputs."""
+        for index in range(count):
             batch = samples[index]
             for value in self.graph.inputs:
                 self.spill.put(value.name, index, batch[value.name])

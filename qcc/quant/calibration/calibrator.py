@@ -44,7 +44,7 @@ class Calibrator:
         *,
         channels: Mapping[str, ObserverSpec] | None = None,
         threads: int = 1,
-        kept: int = 32,
+        kept: int = 64,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         self.graph = graph
