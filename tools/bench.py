@@ -27,7 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from peers.build import ROOT, built, version
+from peers.build import ROOT, built, cpu_lines, version
 from peers.engines import ENGINES, Setting
 from peers.macs import count_macs
 from peers.nets import (
@@ -200,14 +200,11 @@ def _that_matter(command: Sequence[str]) -> list[str]:
 
 
 def _cpu() -> str:
-    known: dict[str, str] = {}
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        key, _, value = line.partition(":")
-        known.setdefault(key.strip(), value.strip())
+    known = cpu_lines("model name", "cpu family", "model", "flags")
     interesting = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
-    have = [flag for flag in interesting if flag in known.get("flags", "").split()]
-    family = f"family {known.get('cpu family')} model {known.get('model')}"
-    return f"{known.get('model name')} ({family}; {', '.join(have)}), {os.cpu_count()} cores"
+    have = [flag for flag in interesting if flag in known["flags"].split()]
+    family = f"family {known['cpu family']} model {known['model']}"
+    return f"{known['model name']} ({family}; {', '.join(have)}), {os.cpu_count()} cores"
 
 
 def _commit() -> str:

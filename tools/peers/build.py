@@ -58,17 +58,20 @@ def cache_key(engine: Engine, net: Net, setting: Setting) -> str:
         digest.update(path.read_bytes())
     parts = [engine.name, *(f"{name} {version(name)}" for name in engine.packages)]
     if engine.runtime == "qcc":
-        parts += [source_hash(), setting.target, _host() if setting.target == "host" else ""]
-    elif engine.integer:
-        parts += [str(setting.isa)]
+        parts += [source_hash(), setting.target]
+    parts += [str(setting.isa), *(cpu_lines("model name", "flags").values())]
     digest.update("\n".join(parts).encode())
     return f"{net.name}-{engine.name}-{digest.hexdigest()}"
 
 
-def _host() -> str:
-    from qcc.backends.llvm.isa import host_instruction_set
-
-    return host_instruction_set().name
+def cpu_lines(*keys: str) -> dict[str, str]:
+    """Lines of ``/proc/cpuinfo`` about the first core; a line that is not there is empty."""
+    found = dict.fromkeys(keys, "")
+    for line in reversed(Path("/proc/cpuinfo").read_text().splitlines()):
+        key, _, value = line.partition(":")
+        if key.strip() in found:
+            found[key.strip()] = value.strip()
+    return found
 
 
 def built(engine: Engine, net: Net, setting: Setting, work: Path, seconds: float) -> Built:
