@@ -21,7 +21,10 @@ from peers.engines import OPENERS, Opened, Opening, import_runtime, one_line, pi
 from peers.nets import Feed, load_feeds, save_feeds
 
 PATIENCE = 3
-"""How many times the usual number of runs a burst may take for the sake of undisturbed ones."""
+"""How many times as long a burst may take for the sake of undisturbed runs."""
+
+LEAST_LOSS = 0.02
+"""Share of a run that other programs may take away; told by the CPU time of one thread's work."""
 
 
 def peak_mib() -> float:
@@ -44,20 +47,22 @@ def common_shapes(feeds: list[Feed]) -> dict[str, tuple[int, ...]] | None:
 def _timed(run: Callable[[], Any], seconds: float, least: int) -> tuple[list[float], list[float]]:
     """Milliseconds of undisturbed and of disturbed runs.
 
-    At least ``least`` and for ``seconds`` of the first kind, but not for much longer than the same
-    runs would have taken if all had been of that kind.
+    Undisturbed ones are wanted, ``least`` of them and ``seconds`` in all, and worth some more runs;
+    a long run is hardly ever left alone on a busy machine.
     """
     clean: list[float] = []
     disturbed: list[float] = []
     spent = 0.0
     while spent < seconds or len(clean) < least:
-        before = _preemptions()
+        before, worked = _preemptions(), time.process_time()
         start = time.perf_counter()
         run()
         took = time.perf_counter() - start
-        (clean if _preemptions() == before else disturbed).append(took * 1e3)
+        lost = took - (time.process_time() - worked)
+        left_alone = _preemptions() == before or abs(lost) < LEAST_LOSS * took
+        (clean if left_alone else disturbed).append(took * 1e3)
         spent += took
-        if len(disturbed) >= PATIENCE * least and spent >= PATIENCE * seconds:
+        if len(disturbed) >= least and spent >= PATIENCE * seconds:
             break
     return clean, disturbed
 
