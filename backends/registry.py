@@ -16,6 +16,7 @@ ENTRY_POINTS = "qcc.backends"
 
 BACKENDS = {
     "x86": "qcc.backends.x86.config",
+    "x86-avx2": "qcc.backends.x86.avx2",
     "onnx": "qcc.backends.onnx.config",
 }
 """Name of a backend to the module whose ``CONFIG`` it is."""

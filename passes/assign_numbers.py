@@ -18,6 +18,7 @@ from qcc.ir.types import Quant, TensorType
 from qcc.passes.fusion_plan import FusionGroup, FusionPlan
 from qcc.passes.insert_observers import Observation, observers_of
 from qcc.passes.lower.group import clamp_of
+from qcc.passes.operand_rows import linear_form
 from qcc.passes.quantize_weights import (
     FloatArray,
     QuantizedWeight,
@@ -48,12 +49,14 @@ def assign_numbers(
     plan: FusionPlan,
     observation: Observation,
     scales: Mapping[str, QuantParams],
+    pair_limit: int | None = None,
 ) -> Numbering:
     """Number an OBSERVED ``graph`` in place; ``plan`` speaks of its nodes.
 
-    ``scales`` gives the parameters of every slot of ``observation`` by value name.
+    ``scales`` gives the parameters of every slot of ``observation`` by value name; ``pair_limit``
+    is the backend's ``weight_pair_limit``.
     """
-    return _Numbering(graph, plan, observation, scales).run()
+    return _Numbering(graph, plan, observation, scales, pair_limit).run()
 
 
 class _Numbering:
@@ -63,8 +66,10 @@ class _Numbering:
         plan: FusionPlan,
         observation: Observation,
         scales: Mapping[str, QuantParams],
+        pair_limit: int | None,
     ) -> None:
         self.graph, self.plan, self.scales = graph, plan, scales
+        self.pair_limit = pair_limit
         self.names = tuple(observation.slots)
         self.rewriter = Rewriter(graph)
         self.members = plan.group_of()
@@ -135,7 +140,14 @@ class _Numbering:
         axis = group.weight_axis or 0
         channels = None if bias is None else _flat_bias(bias, weight.shape[axis])
         done = quantize_weight(
-            group.label, weight, axis, group.qconfig.weight, x.scale[0], channels
+            group.label,
+            weight,
+            axis,
+            group.qconfig.weight,
+            x.scale[0],
+            channels,
+            linear_form(anchor, weight) if index == 1 else None,
+            self.pair_limit,
         )
         self.done.weights[group.key] = done
         self.done.notes.extend(done.notes)

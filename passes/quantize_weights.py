@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from qcc import numerics
 from qcc.ir.core import Array
 from qcc.ir.types import Quant
+from qcc.passes.operand_rows import LinearForm
+from qcc.passes.weight_pairs import Pairs
 from qcc.quant.lattice import TOLERANCE, step_of
 from qcc.quant.observers import ObserverSpec
 from qcc.quant.qparams import QuantParams
@@ -45,18 +47,25 @@ def quantize_weight(
     spec: ObserverSpec,
     input_scale: float,
     bias: FloatArray | None,
+    form: LinearForm | None = None,
+    pair_limit: int | None = None,
 ) -> QuantizedWeight:
     """Quantize a weight by the qconfig's observer: one scale a channel of ``axis`` if it has those.
 
     Channels whose weights already lie on a grid that fits keep its step and are stored without
     error; an all-zero channel takes the median scale of the others.  A channel whose bias would
     pass 2^30 in units of ``input_scale * scale`` has its scale raised until it fits; a note says
-    so.
+    so.  With a ``pair_limit``, neighbouring inputs of ``form`` keep it (``weight_pairs.py``) in all
+    channels that are not on a grid of their own.
     """
     observer = (spec if spec.ch_axis is None else spec.with_args(ch_axis=axis))(label)
     observer.update(weight)
     params = _fill_empty_channels(observer.qparams(), weight)
     params = _keep_grid(params, weight)
+    pairs = None if form is None else Pairs.of(form, pair_limit)
+    paired = form is not None and pairs is not None and _is_plain(params, axis)
+    if form is not None and pairs is not None and paired:
+        params = _grow_scales(params, weight, form, pairs)
     params, notes = _fit_bias(params, input_scale, bias, label)
     stored = numerics.quantize(
         weight,
@@ -67,7 +76,46 @@ def quantize_weight(
         low=params.quant_min,
         high=params.quant_max,
     )
+    if form is not None and pairs is not None and paired:
+        stored = _keep_pairs(stored, params, weight, form, pairs)
     return QuantizedWeight(stored, params.to_quant(), notes)
+
+
+def _is_plain(params: QuantParams, axis: int) -> bool:
+    """Whether weights are symmetric, with a scale for each output channel."""
+    return params.axis == axis and not any(params.zero_point)
+
+
+def _real_steps(params: QuantParams, weight: FloatArray, form: LinearForm) -> FloatArray:
+    """The weight in units of its scales, not rounded: float32 [groups, outputs, inputs]."""
+    matrices = form.matrices(weight)
+    scales = params.scales.astype(np.float64).reshape(matrices.shape[:2])
+    return np.asarray(matrices / scales[:, :, None], np.float32)
+
+
+def _on_grid(steps: FloatArray) -> NDArray[np.bool_]:
+    """Which channels are stored without error: [groups, outputs]."""
+    return np.asarray(np.abs(steps - np.rint(steps)).max(axis=2) <= TOLERANCE)
+
+
+def _grow_scales(
+    params: QuantParams, weight: FloatArray, form: LinearForm, pairs: Pairs
+) -> QuantParams:
+    """Scales at which few pairs pass the limit; those of channels on a grid stay."""
+    steps = _real_steps(params, weight, form)
+    growth = np.where(_on_grid(steps), np.float32(1), pairs.growth(steps, params.quant_max))
+    scales = params.scales * growth.reshape(-1)
+    return replace(params, scale=tuple(float(s) for s in scales))
+
+
+def _keep_pairs(
+    stored: Array, params: QuantParams, weight: FloatArray, form: LinearForm, pairs: Pairs
+) -> Array:
+    """``stored`` with the pairs that pass the limit moved; channels on a grid stay."""
+    steps = _real_steps(params, weight, form)
+    kept = form.matrices(stored)
+    moved = np.where(_on_grid(steps)[:, :, None], kept, pairs.nearest(steps, params.quant_max))
+    return form.weight(moved).astype(stored.dtype)
 
 
 def _fill_empty_channels(params: QuantParams, weight: FloatArray) -> QuantParams:

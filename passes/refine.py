@@ -26,6 +26,7 @@ from qcc.passes.fusion_plan import FusionGroup, FusionPlan
 from qcc.passes.operand_rows import Float32, Float64, LinearForm, linear_form
 from qcc.passes.round_weights import Moments, round_by_moments
 from qcc.passes.walk import Noise, Side, real, stored
+from qcc.passes.weight_pairs import Pairs
 from qcc.quant.calibration.spill import KeptSamples, Spill
 from qcc.ref.float_region import FloatRegion, region_model
 
@@ -87,13 +88,15 @@ def refine(
     correct: bool = True,
     rounding: bool = True,
     least: Mapping[str, float] | None = None,
+    pair_limit: int | None = None,
     threads: int = 1,
     progress: Progress | None = None,
 ) -> Measured:
     """Refine the numbers of the numbered graph in place and measure every group.
 
     ``correct`` is for biases, ``rounding`` for weights; with neither it only measures.  ``least``
-    gives the local ratio in dB that a group has to reach, by its key.
+    gives the local ratio in dB that a group has to reach, by its key; ``pair_limit`` is the
+    backend's ``weight_pair_limit``.
     """
     if correct:
         give_biases(twin.numbered, twin.numbered_plan)
@@ -107,6 +110,7 @@ def refine(
             correct,
             rounding,
             least or {},
+            pair_limit,
         )
         walk.exact.start(samples, count)
         walk.numbered.start(samples, count)
@@ -139,6 +143,7 @@ class _Walk:
     correct: bool
     rounding: bool
     least: Mapping[str, float]
+    pair_limit: int | None
     measured: Measured = field(default_factory=Measured)
 
     def step(self, step: int) -> None:
@@ -199,6 +204,7 @@ class _Walk:
             scales.reshape(matrices.shape[:2]),
             quant.range,
             *self._rows(form, matrices, operand.operand(0)),
+            Pairs.of(form, self.pair_limit),
         )
         if found is not None:
             stored_weight.constant = form.weight(found).astype(quant.storage)

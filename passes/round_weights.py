@@ -15,13 +15,14 @@ checked, so a loss of digits costs at most optimality.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qcc.passes.operand_rows import Float32, Float64
+from qcc.passes.weight_pairs import Pairs
 
 DAMPING = 0.03
 """What is added to the diagonal of the second moments, as a share of its mean."""
@@ -105,16 +106,21 @@ def round_by_moments(
     limits: tuple[int, int],
     fit: Moments,
     held: Float32,
+    pairs: Pairs | None = None,
 ) -> Float64 | None:
     """The rounded weights, whole numbers float64 [groups, outputs, inputs].
 
     ``matrices`` are the real weights, ``scales`` [groups, outputs] their steps (symmetric, zero
     point 0), ``limits`` the least and greatest stored value.  ``held`` [groups, rows, inputs] are
-    rows that ``fit`` has not seen.  None where rounding to nearest is already best.
+    rows that ``fit`` has not seen; ``pairs`` limits the sum of neighbours, in channels that cannot
+    be stored exactly.  None where rounding to nearest is already best.
     """
     steps = matrices / scales[:, :, None]
     nearest = np.clip(np.rint(steps), *limits)
     part = _Part.of(np.abs(nearest - steps).max(axis=2) > EXACT)
+    if pairs is not None:
+        kept = pairs.nearest(part.take(steps), limits[1])
+        nearest = part.put(nearest, np.asarray(kept, np.float64))
     wanted = part.take(steps).astype(np.float32)
     if wanted.size == 0 or fit.rows < 2 or held.shape[1] < 1:
         return None
@@ -122,8 +128,10 @@ def round_by_moments(
     moments, rows = fit.covariance(part.groups), held[part.groups]
     if not (np.isfinite(moments).all() and np.isfinite(rows).all()):
         return None
-    found, steps = _round(wanted, limits, _damped(moments, damping)), part.take(scales)
-    if _error(found - wanted, steps, rows) >= _error(part.take(nearest) - wanted, steps, rows):
+    start, steps = part.take(nearest).astype(np.float32), part.take(scales)
+    bounds = _Bounds(wanted.shape[2], limits) if pairs is None else _Bounds.of(pairs, limits, start)
+    found = _round(wanted, bounds, _damped(moments, damping))
+    if _error(found - wanted, steps, rows) >= _error(start - wanted, steps, rows):
         return None
     return part.put(nearest, found.astype(np.float64))
 
@@ -156,6 +164,60 @@ class _Part:
         return np.asarray(result)
 
 
+@dataclass(frozen=True)
+class _Bounds:
+    """Between what a column's weights must lie, given the columns that are already rounded.
+
+    ``most`` [groups, inputs, outputs] are magnitudes (of a pair that passes its limit when rounded
+    to nearest, each keeps the share it has then); ``partners`` [groups, inputs] are the neighbours,
+    -1 where there is none, and ``limit`` what neighbours of one sign may sum to.
+    """
+
+    inputs: int
+    limits: tuple[int, int]
+    most: Float32 | None = None
+    partners: NDArray[np.intp] | None = None
+    limit: int = 0
+
+    @classmethod
+    def of(cls, pairs: Pairs, limits: tuple[int, int], nearest: Float32) -> _Bounds:
+        """Those of ``pairs``; ``nearest`` [groups, outputs, inputs] keep them."""
+        groups, outputs, inputs = nearest.shape
+        most = np.full((groups, inputs, outputs), limits[1], np.float32)
+        for one, other in ((pairs.first, pairs.second), (pairs.second, pairs.first)):
+            a, b = nearest[:, :, one], nearest[:, :, other]
+            full = (a * b > 0) & (np.abs(a + b) == pairs.limit)
+            most[:, one] = np.where(full, np.abs(a), limits[1]).transpose(0, 2, 1)
+        partners = np.broadcast_to(pairs.partners(inputs), (groups, inputs))
+        return cls(inputs, limits, most, partners, pairs.limit)
+
+    def ordered(self, order: NDArray[np.intp]) -> _Bounds:
+        """The same for columns taken in ``order`` [groups, inputs]."""
+        if self.most is None or self.partners is None:
+            return self
+        place = np.argsort(order, axis=1)
+        partners = np.take_along_axis(self.partners, order, axis=1)
+        moved = np.take_along_axis(place, np.maximum(partners, 0), axis=1)
+        return replace(
+            self,
+            most=np.take_along_axis(self.most, order[:, :, None], axis=1),
+            partners=np.where(partners < 0, -1, moved),
+        )
+
+    def at(self, column: int, stored: Float32) -> tuple[Any, Any]:
+        """The least and greatest whole numbers of a column; the later ones are ``stored``."""
+        if self.most is None or self.partners is None:
+            return self.limits
+        most, partners = self.most[:, column], self.partners[:, column]
+        known = partners > column
+        if not known.any():
+            return -most, most
+        other = stored[np.arange(len(stored)), np.where(known, partners, column)]
+        other = np.where(known[:, None], other, np.float32(0))
+        low = np.maximum(-most, -self.limit - np.minimum(other, 0))
+        return low, np.minimum(most, self.limit - np.maximum(other, 0))
+
+
 def _error(difference: NDArray[Any], scales: Float64, rows: Float32) -> float:
     """The power of what a ``difference`` of the weights, in steps, adds to the outputs.
 
@@ -174,7 +236,7 @@ def _damped(moments: Float32, damping: float) -> Float32:
     return moments
 
 
-def _round(steps: Float32, limits: tuple[int, int], moments: Float32) -> Float32:
+def _round(steps: Float32, bounds: _Bounds, moments: Float32) -> Float32:
     """One column of weights, in steps, after the other, those of the greatest moment first.
 
     With ``moments = U D U^T``, U unit upper triangular, the output error is the sum over columns of
@@ -189,13 +251,13 @@ def _round(steps: Float32, limits: tuple[int, int], moments: Float32) -> Float32
     ordered = np.take_along_axis(moments, order[:, :, None], axis=1)
     factor = _cholesky(np.take_along_axis(ordered, order[:, None, :], axis=2))
     factor /= np.einsum("gii->gi", factor)[:, None, :]
-    stored = _round_backwards(columns, limits, factor)
+    stored = _round_backwards(columns, bounds.ordered(order), factor)
     result = np.empty_like(columns)
     np.put_along_axis(result, order[:, :, None], stored, axis=1)
     return np.ascontiguousarray(result.transpose(0, 2, 1))
 
 
-def _round_backwards(columns: Float32, limits: tuple[int, int], factor: Float32) -> Float32:
+def _round_backwards(columns: Float32, bounds: _Bounds, factor: Float32) -> Float32:
     """``columns`` [groups, inputs, outputs], the last first; ``factor`` is U^T, lower, unit."""
     stored, errors = np.empty_like(columns), np.empty_like(columns)
     inputs = columns.shape[1]
@@ -205,7 +267,7 @@ def _round_backwards(columns: Float32, limits: tuple[int, int], factor: Float32)
         wanted = columns[:, begin:end] + left
         for column in reversed(range(begin, end)):
             found = np.rint(wanted[:, column - begin])
-            np.clip(found, *limits, out=found)
+            np.clip(found, *bounds.at(column, stored), out=found)
             stored[:, column] = found
             errors[:, column] = columns[:, column] - found
             row = factor[:, column, begin:column, None]

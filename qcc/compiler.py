@@ -320,13 +320,13 @@ class TargetInfo:
 
 def backend_name(target: str) -> str:
     """The backend that serves a target; raises ConfigError with the known names."""
-    from qcc.runtime.build import native_targets
+    from qcc.runtime.build import native_backend_name, native_targets
 
     exports = export_targets()
     if target in exports:
         return target
     if all(name.strip() in native_targets() for name in target.split(",")):
-        return "x86"
+        return native_backend_name(target)
     known = ", ".join((*native_targets(), *exports))
     raise ConfigError(f"there is no target '{target}'; choose one of: {known}")
 

@@ -234,7 +234,8 @@ def _number(
     copied = plan.on(graph, clone)
     origin: dict[Value, Value] = dict(zip(clone.values(), graph.values(), strict=True))
     insert_observers(clone, copied, observation)
-    numbering = assign_numbers(clone, copied, observation, scales)
+    limit = prepared.backend.weight_pair_limit
+    numbering = assign_numbers(clone, copied, observation, scales, limit)
     numbering.notes.extend(notes)
     origin.update({stored: origin[value] for stored, value in numbering.sources.items()})
     twin = Twin(graph, plan, clone, copied, origin)
@@ -245,6 +246,7 @@ def _number(
         correct=steps.bias_correction,
         rounding=steps.weight_rounding,
         least=least,
+        pair_limit=limit,
         threads=threads,
         progress=progress,
     )

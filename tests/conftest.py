@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A loaded machine draws slowly, which says nothing of the code under test.
+settings.register_profile("qcc", suppress_health_check=[HealthCheck.too_slow], deadline=None)
+settings.load_profile("qcc")
 
 ZOO = Path(__file__).resolve().parents[2] / "shared" / "zoo"
 """Real models and data, beside the repository; not part of it."""

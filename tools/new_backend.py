@@ -109,7 +109,7 @@ class Place:
 PLACES = (
     Place(
         "backends/registry.py",
-        r'BACKENDS = \{\n(    "\w+": ".*",\n)+',
+        r'BACKENDS = \{\n(    "[\w-]+": ".*",\n)+',
         '    "{name}": "qcc.backends.{name}.config",\n',
     ),
     Place(

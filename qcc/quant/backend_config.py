@@ -186,7 +186,10 @@ class BackendConfig:
 
     ``target`` is an LLVM triple, or empty for a file format; ``features`` are the target's
     (``"avx2"``); ``patterns`` are tried in order, so a longer one comes before its parts;
-    ``default_qconfig`` is what the backend runs best.  Raises ConfigError for equal pattern names.
+    ``default_qconfig`` is what the backend runs best.  ``weight_pair_limit``: what the stored
+    weights of two neighbouring input channels may sum to where they have one sign, on machines that
+    add byte products in 16 bits (128 for uint8 activations); None where there is no such limit.
+    Raises ConfigError for equal pattern names.
     """
 
     name: str
@@ -194,6 +197,7 @@ class BackendConfig:
     features: tuple[str, ...] = ()
     patterns: tuple[BackendPatternConfig, ...] = ()
     default_qconfig: QConfig | None = None
+    weight_pair_limit: int | None = None
 
     def __post_init__(self) -> None:
         """Check the names; raises ConfigError."""
@@ -264,6 +268,7 @@ class BackendConfig:
             "features": list(self.features),
             "default_qconfig": None if qconfig is None else qconfig.to_dict(),
             "patterns": [pattern.to_dict() for pattern in self.patterns],
+            "weight_pair_limit": self.weight_pair_limit,
         }
         return write_object(data, FORMAT)
 
@@ -288,6 +293,7 @@ class BackendConfig:
             tuple(str(feature) for feature in data.get("features", ())),
             tuple(_entry(item, code) for item in data.get("patterns", ())),
             None if qconfig is None else QConfig.from_dict(qconfig),
+            _integer_or_none(data.get("weight_pair_limit")),
         )
 
 

@@ -86,6 +86,7 @@ _CHANNELS = default_per_channel_weight_observer
 
 DEFAULT_QCONFIGS: dict[str, QConfig] = {
     "x86": QConfig(default_activation_observer, _CHANNELS),
+    "x86-avx2": QConfig(default_activation_observer, _CHANNELS),
     "arm": QConfig(_SIGNED, _CHANNELS),
     "onnx": QConfig(default_activation_observer, _CHANNELS),
     "tensorrt": QConfig(_SYMMETRIC, _CHANNELS),
@@ -93,7 +94,7 @@ DEFAULT_QCONFIGS: dict[str, QConfig] = {
     "fbgemm": QConfig(_REDUCED, _CHANNELS),
     "qnnpack": QConfig(default_histogram_observer, default_weight_observer),
 }
-"""The default of qcc's four backends, and of torch's under torch's names."""
+"""The default of qcc's backends, and of torch's under torch's names."""
 
 FIXED_QPARAMS: dict[str, dict[str, tuple[float, int]]] = {
     "uint8": {"unit": (1 / 256, 0), "signed_unit": (1 / 128, 128)},
@@ -114,7 +115,7 @@ FIXED_RANGE_OPS: dict[str, str] = {
 def get_default_qconfig(backend: str = "x86") -> QConfig:
     """The default post-training QConfig of a backend; raises ConfigError for an unknown one.
 
-    qcc's backends are ``x86``, ``arm``, ``onnx`` and ``tensorrt``; ``onednn``, ``fbgemm`` and
+    qcc's are ``x86``, ``x86-avx2``, ``arm``, ``onnx`` and ``tensorrt``; ``onednn``, ``fbgemm`` and
     ``qnnpack`` give what torch calls so.
     """
     try:

@@ -69,6 +69,12 @@ def native_targets() -> tuple[str, ...]:
     return ("host", *INSTRUCTION_SETS)
 
 
+def native_backend_name(target: str) -> str:
+    """The backend whose numbers suit every instruction set of a native target."""
+    sets = target_instruction_sets(target)
+    return "x86-avx2" if any(isa.dot == "vpmaddwd" for isa in sets) else "x86"
+
+
 def backend_of(isa: InstructionSet) -> BackendConfig:
     """The BackendConfig whose patterns the kernels of ``isa`` serve."""
     from qcc.backends.x86.config import CONFIG
