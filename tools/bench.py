@@ -181,7 +181,8 @@ def conditions(chosen: argparse.Namespace, isa: InstructionSet, peak: float) -> 
         f"* qcc {_commit()}, Python {sys.version.split()[0]}, {versions}.",
         f"* {chosen.samples} calibration inputs, the same for every engine; {chosen.rounds} rounds "
         "of turns in rotated order, each at least 30 ms and 3 runs, without "
-        "runs that the system interrupted. ms is the median over rounds "
+        "runs that other programs interrupted where there are enough; of one thread's interrupted "
+        "runs the CPU time counts. ms is the median over rounds "
         "of a turn's median; the ratio is the median over rounds of peer / qcc (above 1: qcc is "
         "faster). SQNR is against float onnxruntime on inputs that nobody calibrated with, the "
         "least of the outputs. MiB is what loading and running took beyond the runtime's imports.",
