@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from qcc import numerics
 from qcc.backends.llvm.kernels import READ_SLACK
@@ -41,12 +42,32 @@ class Buffer:
         return self.size + READ_SLACK
 
 
+Part: TypeAlias = "tuple[int, int]"
+"""Channels ``first .. end`` of every pixel of a buffer that several values share."""
+
+HALO_PART: Part = (-1, 0)
+"""The halo of a shared buffer, which kernels that write pixels leave alone."""
+
+
 @dataclass(frozen=True)
 class Pointer:
-    """``offset`` bytes into a buffer."""
+    """``offset`` bytes into a buffer; ``part`` says what is meant where it is not all of it."""
 
     buffer: Buffer
     offset: int = 0
+    part: Part | None = None
+
+    def may_meet(self, written: Pointer) -> bool:
+        """Whether what is read here (halo included) can be what is ``written`` in one buffer."""
+        if self.part is None or written.part is None or written.part == HALO_PART:
+            return True
+        return self.part[0] < written.part[1] and written.part[0] < self.part[1]
+
+    def may_clash(self, written: Pointer) -> bool:
+        """Whether what is written here and what is ``written`` in one buffer can be the same."""
+        if self.part is None or written.part is None:
+            return True
+        return self.part[0] < written.part[1] and written.part[0] < self.part[1]
 
 
 @dataclass(frozen=True)
@@ -58,11 +79,25 @@ class Stored:
     shape: tuple[int, ...]
     element_bytes: int
     offset: int = 0
+    part: Part | None = None
 
     @property
     def pointer(self) -> Pointer:
         """Where the value begins."""
-        return Pointer(self.buffer, self.offset)
+        return Pointer(self.buffer, self.offset, self.part)
+
+    def channels(self, first: int, shape: tuple[int, ...]) -> Stored:
+        """The part of an 8-bit activation from channel ``first`` on that has ``shape``."""
+        if self.layout is None:
+            raise TypeError(f"'{self.buffer.name}' is not an 8-bit activation")
+        start = first if self.part is None else self.part[0] + first
+        return replace(
+            self,
+            layout=self.layout.part(shape[-1]),
+            shape=shape,
+            offset=self.offset + first,
+            part=(start, start + shape[-1]),
+        )
 
     @property
     def is_contiguous(self) -> bool:

@@ -41,15 +41,15 @@ class Call:
     node: str = ""
 
     @property
-    def written(self) -> list[Buffer]:
-        """Buffers that the kernel writes."""
-        return [p.buffer for name, p in self.pointers.items() if name.startswith(_WRITTEN)]
+    def written(self) -> list[Pointer]:
+        """What the kernel writes."""
+        return [p for name, p in self.pointers.items() if name.startswith(_WRITTEN)]
 
     @property
-    def read(self) -> list[Buffer]:
-        """Buffers that the kernel reads, constants not counted."""
+    def read(self) -> list[Pointer]:
+        """What the kernel reads, constants not counted."""
         return [
-            p.buffer
+            p
             for name, p in self.pointers.items()
             if not name.startswith(_WRITTEN) and p.buffer.place != "weights"
         ]
@@ -169,16 +169,28 @@ def _depends(call: Call, earlier: Call) -> bool:
 
     Kernels of one node that write the same buffer write different parts of it.
     """
-    if _any_overlap(call.written, earlier.read) or _any_overlap(call.read, earlier.written):
+    if _any_met(earlier.read, call.written) or _any_met(call.read, earlier.written):
         return True
     same_node = bool(call.node) and call.node == earlier.node
     return any(
-        overlap(a, b) and not (same_node and a is b) for a in call.written for b in earlier.written
+        _clash(a, b) and not (same_node and a.buffer is b.buffer)
+        for a in call.written
+        for b in earlier.written
     )
 
 
-def _any_overlap(first: Sequence[Buffer], second: Sequence[Buffer]) -> bool:
-    return any(overlap(a, b) for a in first for b in second)
+def _any_met(read: Sequence[Pointer], written: Sequence[Pointer]) -> bool:
+    """Whether something that is read can be something that is written."""
+    return any(
+        r.may_meet(w) if r.buffer is w.buffer else overlap(r.buffer, w.buffer)
+        for r in read
+        for w in written
+    )
+
+
+def _clash(a: Pointer, b: Pointer) -> bool:
+    """Whether two kernels can write the same bytes."""
+    return a.may_clash(b) if a.buffer is b.buffer else overlap(a.buffer, b.buffer)
 
 
 def overlap(a: Buffer, b: Buffer) -> bool:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
 
 from qcc.backends.llvm.buffers import (
+    HALO_PART,
     Buffer,
     Pointer,
     Stored,
@@ -31,6 +32,7 @@ from qcc.backends.llvm.kernels import Kernel, Packed
 from qcc.backends.llvm.kernels.activation import ActivationLayout
 from qcc.backends.llvm.kernels.halo import FillHaloKernel
 from qcc.backends.llvm.module import Call
+from qcc.backends.llvm.placement import Placement
 from qcc.ir.core import Graph, Node, Value
 
 Halo: TypeAlias = "tuple[int, int, int, int]"
@@ -68,6 +70,7 @@ class Planner:
         self.kernel_names: dict[Node, list[Kernel]] = {}
         self.written_outputs: set[int] = set()
         self._stored: dict[Value, Stored] = {}
+        self.placement = Placement(graph)
         self._halos: dict[Value, Halo] = {}
         self._current: Node | None = None
 
@@ -105,13 +108,18 @@ class Planner:
         return stored
 
     def result(self, value: Value) -> Stored:
-        """Fresh memory for a result: the graph output itself where that is possible."""
+        """Memory for a result: its part of another value's, the graph output, or its own."""
+        if self.placement.place(value) is not None:
+            self._stored[value] = self.shared(value)
+            return self._stored[value]
+        if self.placement.is_root(value):
+            return self._whole(value)
         type_ = value.tensor
         if is_activation(type_):
             layout = activation_layout(type_.static_shape, self.halo(value))
-            index = self._direct_output(value) if is_contiguous(layout) else None
-            if shift_of(type_):
-                index = None
+            dense = is_contiguous(layout) and layout.channels == layout.channel_stride
+            direct = dense and not shift_of(type_)
+            index = self._direct_output(value) if direct else None
             stored = self.activation(value.name, layout, type_.static_shape, index)
             if layout.has_halo:
                 self._fill_halo(value, stored)
@@ -120,6 +128,29 @@ class Planner:
             buffer = self._buffer(value.name, size, self._direct_output(value))
             stored = Stored(buffer, None, type_.static_shape, element_bytes(type_))
         self._stored[value] = stored
+        return stored
+
+    def shared(self, value: Value) -> Stored:
+        """The part of its family's memory that a value lies in."""
+        place = self.placement.place(value)
+        if place is None:
+            raise ValueError(f"'{value.name}' has memory of its own")
+        return self._whole(place.root).channels(place.channel, value.tensor.static_shape)
+
+    def _whole(self, root: Value) -> Stored:
+        """The memory of a family's root (:mod:`qcc.backends.llvm.placement`).
+
+        Made when the first of the family is written; a graph input is there already.
+        """
+        if root.producer is None:
+            return self.source(root)
+        stored = self._stored.get(root)
+        if stored is None:
+            shape = root.tensor.static_shape
+            stored = self.activation(root.name, activation_layout(shape, self.halo(root)), shape)
+            if stored.layout is not None and stored.layout.has_halo:
+                self._fill_halo(root, replace(stored, part=HALO_PART))
+            self._stored[root] = stored
         return stored
 
     def activation(
@@ -143,8 +174,8 @@ class Planner:
         self._stored[value] = stored
 
     def halo(self, value: Value) -> Halo:
-        """The largest halo that a reader of ``value`` wants."""
-        return self._halos.get(value, NO_HALO)
+        """The largest halo that a reader of ``value``, or of what shares its memory, wants."""
+        return self._halos.get(self.placement.root(value), NO_HALO)
 
     def emit(
         self, kernel: Kernel, pointers: Mapping[str, Pointer], packed: Packed | None = None
@@ -187,7 +218,7 @@ class Planner:
 
         wanted = wanted_halo(node)
         if wanted is not None and wanted != NO_HALO:
-            value = node.operand(0)
+            value = self.placement.root(node.operand(0))
             before = self._halos.get(value, NO_HALO)
             top, left, bottom, right = (max(a, b) for a, b in zip(before, wanted, strict=True))
             self._halos[value] = (top, left, bottom, right)
@@ -249,7 +280,7 @@ class Planner:
         stored = self._stored[value]
         if shift_of(value.tensor):
             assert stored.layout is not None
-            plain = self.activation(value.name, stored.layout.without_halo(), stored.shape)
+            plain = self.activation(value.name, activation_layout(stored.shape), stored.shape)
             copy_into(self, stored, plain)
             self._flip_sign(plain)
             stored = plain

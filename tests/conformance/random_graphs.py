@@ -19,6 +19,9 @@ CHANNELS = (1, 3, 4, 7, 8, 9, 15, 16, 17, 33)
 class RandomNetwork:
     """Grows a network from one image input; ``pool`` holds the stored values made so far."""
 
+    channels: tuple[int, ...] = CHANNELS
+    """What a convolution can give."""
+
     def __init__(self, seed: int) -> None:
         self.b = Numbered(seed)
         self.random = self.b.random
@@ -55,10 +58,10 @@ class RandomNetwork:
         return self.b.done(*outputs)
 
 
-def _conv(n: RandomNetwork, x: Value) -> Value:
+def grow_conv(n: RandomNetwork, x: Value) -> Value:
     _, channels, height, width = x.tensor.static_shape
     depthwise = n.random.random() < 0.3
-    outputs = channels if depthwise else n.pick(CHANNELS)
+    outputs = channels if depthwise else n.pick(n.channels)
     kernel = [int(k) for k in n.random.integers(1, 4, 2)]
     pads = [int(n.random.integers(0, k)) for k in (*kernel, *kernel)]
     fits = all(size + pads[i] + pads[i + 2] >= kernel[i] for i, size in enumerate((height, width)))
@@ -99,7 +102,7 @@ def _concat(n: RandomNetwork, x: Value) -> Value:
     return n.emit("Concat", [x, n.pick(fitting), x], axis=1)
 
 
-def _pool(n: RandomNetwork, x: Value) -> Value:
+def grow_pool(n: RandomNetwork, x: Value) -> Value:
     op = n.pick(("MaxPool", "AveragePool"))
     return n.emit(op, [x], kernel_shape=[2, 3], strides=[1, 2], pads=[1, 1, 0, 1])
 
@@ -133,10 +136,11 @@ def _resize(n: RandomNetwork, x: Value) -> Value:
     return n.emit("Resize", [x, None, scales], mode=mode)
 
 
-def _unary(n: RandomNetwork, x: Value) -> Value:
+def grow_unary(n: RandomNetwork, x: Value) -> Value:
     return n.emit(n.pick(("Sigmoid", "Tanh", "HardSwish", "Neg")), [x])
 
 
 GROWERS: tuple[Callable[[RandomNetwork, Value], Value], ...] = (
-    _conv, _conv, _conv, _conv, _binary, _concat, _pool, _shuffle, _slice, _pad, _resize, _unary
+    grow_conv, grow_conv, grow_conv, grow_conv, _binary, _concat, grow_pool, _shuffle, _slice, _pad,
+    _resize, grow_unary,
 )  # fmt: skip

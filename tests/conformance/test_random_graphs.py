@@ -14,6 +14,7 @@ from qcc.passes.outline_float import outline_float
 from qcc.ref.evaluate import evaluate
 from qcc.runtime import program
 from tests.conformance.random_graphs import RandomNetwork
+from tests.conformance.shared_channels import BranchyNetwork
 
 
 @pytest.fixture(autouse=True)
@@ -21,8 +22,7 @@ def _threads_for_small_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "LEAST_MACS", 0)
 
 
-def check(seed: int, steps: int, isa: InstructionSet, threads: int) -> None:
-    network = RandomNetwork(seed)
+def check(network: RandomNetwork, steps: int, isa: InstructionSet, threads: int) -> None:
     graph = network.grow(steps)
     feeds = network.b.feeds()
     report = lower(graph, CONFIG.patterns)
@@ -40,7 +40,20 @@ def check(seed: int, steps: int, isa: InstructionSet, threads: int) -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_random_network(seed: int) -> None:
-    check(seed, 10, host_instruction_set(), 1 + seed % 3)
+    check(RandomNetwork(seed), 10, host_instruction_set(), 1 + seed % 3)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_network_of_branches(seed: int) -> None:
+    check(BranchyNetwork(seed), 12, host_instruction_set(), 1 + seed % 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 140))
+def test_many_networks_of_branches(seed: int) -> None:
+    names = [name for name in INSTRUCTION_SETS if name.startswith("x86")]
+    isa = INSTRUCTION_SETS[names[seed % len(names)]]
+    check(BranchyNetwork(seed), 16, isa.for_emulation(), 1 + seed % 2)
 
 
 @pytest.mark.slow
@@ -48,4 +61,4 @@ def test_random_network(seed: int) -> None:
 def test_many_random_networks(seed: int) -> None:
     names = [name for name in INSTRUCTION_SETS if name.startswith("x86")]
     isa = INSTRUCTION_SETS[names[seed % len(names)]]
-    check(seed, 14, isa.for_emulation(), 1 + seed % 2)
+    check(RandomNetwork(seed), 14, isa.for_emulation(), 1 + seed % 2)

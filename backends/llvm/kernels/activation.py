@@ -13,9 +13,10 @@ class ActivationLayout:
 
     An image has ``halo_top + height + halo_bottom`` rows of ``halo_left + width + halo_right``
     pixels of ``channel_stride`` bytes.  A pointer to the tensor points at the first byte of the
-    first halo row.  The content of the channels past ``channels`` is unspecified; the halo holds
-    the zero point once it has been filled.  At least ``READ_SLACK`` bytes after the end are
-    readable; none is writable.
+    first halo row.  The content of the channels past ``channels`` is unspecified.  Up to
+    ``padded_channels`` they may be written; those further on belong to other tensors, of which
+    this one is a neighbour within the same pixels.  The halo holds the zero point once it has been
+    filled.  At least ``READ_SLACK`` bytes after the end are readable; none is writable.
     """
 
     batch: int
@@ -37,6 +38,11 @@ class ActivationLayout:
             raise ConfigError(
                 f"The channel stride of {self} must be a multiple of 4 and hold every channel."
             )
+
+    @property
+    def padded_channels(self) -> int:
+        """The channels of a pixel that a kernel may write: a multiple of 4."""
+        return -(-self.channels // 4) * 4
 
     @property
     def rows(self) -> int:
@@ -81,3 +87,7 @@ class ActivationLayout:
     def plain(batch: int, height: int, width: int, channels: int) -> ActivationLayout:
         """No halo, channels padded to the next multiple of 4."""
         return ActivationLayout(batch, height, width, channels, -(-channels // 4) * 4)
+
+    def part(self, channels: int) -> ActivationLayout:
+        """Some neighbouring channels of every pixel (a pointer says which)."""
+        return replace(self, channels=channels)

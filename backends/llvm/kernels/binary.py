@@ -55,8 +55,8 @@ _NUMBERS = output_block(
 )
 
 
-def operand_view(layout: ActivationLayout, output: ActivationLayout) -> tuple[View, bool]:
-    """The activation broadcast to ``output``'s axes, and whether its pixels are padded alike.
+def operand_view(layout: ActivationLayout, output: ActivationLayout) -> View:
+    """The activation broadcast to ``output``'s axes.
 
     Raises :class:`ConfigError` when it does not broadcast.
     """
@@ -68,13 +68,12 @@ def operand_view(layout: ActivationLayout, output: ActivationLayout) -> tuple[Vi
         0 if a == 1 and b > 1 else stride
         for a, b, stride in zip(have, want, view.strides, strict=True)
     )
-    alike = layout.channel_stride == output.channel_stride if strides[3] else True
-    return View(view.offset, strides), alike
+    return View(view.offset, strides)
 
 
-def _sizes(output: ActivationLayout, *, padded: bool) -> tuple[int, int, int, int]:
-    n, h, w, c = activation_sizes(output)
-    return n, h, w, output.channel_stride if padded else c
+def _sizes(output: ActivationLayout) -> tuple[int, int, int, int]:
+    n, h, w, _ = activation_sizes(output)
+    return n, h, w, output.padded_channels
 
 
 @dataclass(frozen=True)
@@ -110,12 +109,11 @@ class BinaryKernel:
     ) -> BinaryKernel:
         """The specification for activations that broadcast to ``output``, and known numbers."""
         formula = binary_formula(op, numbers)
-        (view_a, alike_a), (view_b, alike_b) = operand_view(a, output), operand_view(b, output)
         return BinaryKernel(
             op,
-            _sizes(output, padded=alike_a and alike_b),
-            view_a,
-            view_b,
+            _sizes(output),
+            operand_view(a, output),
+            operand_view(b, output),
             activation_view(output),
             formula.kind,
             formula.division,

@@ -72,7 +72,7 @@ class ConvWriter:
             self._copy(group, self._first_row(first), self._first_row(last))
         per_group = kernel.output.channels // kernel.groups
         # Padding channels may be overwritten, but not another group's.
-        room = per_group if kernel.groups > 1 else kernel.output.channel_stride
+        room = per_group if kernel.groups > 1 else kernel.output.padded_channels
 
         def column(number: Index, vectors: int, writable: int) -> None:
             tile = _Column(

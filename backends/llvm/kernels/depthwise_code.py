@@ -59,8 +59,8 @@ class DepthwiseWriter:
     def write(self) -> Any:
         """The whole function."""
         k, target, cut = self.k, self.kernel.output, self.cut
-        whole = min(cut.blocks, target.channel_stride // cut.channels)
-        rest = target.channel_stride - whole * cut.channels
+        whole = min(cut.blocks, target.padded_channels // cut.channels)
+        rest = target.padded_channels - whole * cut.channels
         chunks = -(-target.height // self.chunk_rows)
 
         def item(number: Index) -> None:

@@ -84,14 +84,13 @@ def activation_view(layout: ActivationLayout, channel: int = 0) -> View:
 def padded_sizes(*layouts: ActivationLayout) -> tuple[int, int, int, int]:
     """Sizes for a kernel that treats every byte of a pixel alike.
 
-    Where all layouts pad their channels equally the padding counts as channels, so that rows (and
-    images without halo) are runs without gaps.  Raises :class:`ConfigError` on unequal shapes.
+    The padding counts as channels, so that rows (and images without halo) are runs without gaps.
+    Raises :class:`ConfigError` on unequal shapes.
     """
     sizes = activation_sizes(layouts[0])
     if any(activation_sizes(layout) != sizes for layout in layouts):
         raise ConfigError(f"The activations {layouts} must have one shape.")
-    strides = {layout.channel_stride for layout in layouts}
-    return (*sizes[:3], strides.pop()) if len(strides) == 1 else sizes
+    return (*sizes[:3], layouts[0].padded_channels)
 
 
 @dataclass(frozen=True)

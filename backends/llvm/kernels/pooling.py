@@ -109,9 +109,7 @@ def blocks(
     end_pads: tuple[int, int] | None = None,
 ) -> Iterator[Block]:
     """Every block of outputs; views are of the first tap and of the output."""
-    channels = target.channels
-    if source.channel_stride == target.channel_stride and target_view.strides[3] == 1:
-        channels = source.channel_stride
+    channels = target.padded_channels if target_view.strides[3] == 1 else target.channels
     source_view = activation_view(source)
     steps = (source.row_bytes, source.channel_stride)
     end = (None, None) if end_pads is None else end_pads
@@ -218,11 +216,9 @@ class MaxPoolKernel:
 
     def _emit_by_table(self, k: LoopBuilder, isa: InstructionSet) -> None:
         source, target = self.input, self.output
-        same = source.channel_stride == target.channel_stride
-        channels = source.channel_stride if same else target.channels
         view = activation_view(source)
         nest = Nest(
-            (target.batch, target.height, target.width, channels),
+            (target.batch, target.height, target.width, target.padded_channels),
             (
                 View(0, (0, RECORD, 0, 0)),
                 View(0, (0, 0, RECORD, 0)),

@@ -43,9 +43,7 @@ _PARAMETERS = output_block((("zero_point_x", "i32"), ("scale_x", "f32")))
 def _sizes(source: ActivationLayout, target: ActivationLayout) -> tuple[int, int, int, int]:
     if (source.batch, source.channels) != (target.batch, target.channels):
         raise ConfigError("Resizing keeps images and channels; make input and output agree there.")
-    padded = source.channel_stride == target.channel_stride
-    channels = target.channel_stride if padded else target.channels
-    return target.batch, target.height, target.width, channels
+    return target.batch, target.height, target.width, target.padded_channels
 
 
 def nearest_kernel(source: ActivationLayout, target: ActivationLayout) -> CopyKernel:

@@ -73,7 +73,8 @@ def _ranked(stored: Stored, rank: int) -> Stored:
     if missing <= 0 or stored.layout is None:
         return stored
     shape = (1,) * missing + stored.shape
-    return replace(stored, shape=shape, layout=activation_layout(shape))
+    layout = replace(activation_layout(shape), channel_stride=stored.layout.channel_stride)
+    return replace(stored, shape=shape, layout=layout)
 
 
 def _as_images(operand: Stored, target: Stored) -> bool:

@@ -58,21 +58,32 @@ def select_requantize(planner: Planner, node: Node) -> None:
 
 
 def select_concat(planner: Planner, node: Node) -> None:
-    """Every operand is copied, or requantized by a table, into its slice of the result."""
+    """Operands that do not lie there yet are copied, or requantized by a table, to their place."""
     target = planner.result(node.output)
     axis = int(attribute(node, "axis")) % len(target.shape)
-    view = view_of(target)
+    first = 0
+    for value in filter(None, node.inputs):
+        if not planner.placement.holds(node.output, first, value):
+            _into_place(planner, value, node.output, _part(target, axis, first, value))
+        first += value.tensor.static_shape[axis]
+
+
+def _part(target: Stored, axis: int, first: int, value: Value) -> tuple[Stored, View]:
+    """Where ``value`` goes: the elements from ``first`` on along ``axis``."""
+    if axis == len(target.shape) - 1 and target.layout is not None:
+        place = target.channels(first, value.tensor.static_shape)
+        return place, view_of(place)
     start = [0] * len(target.shape)
-    for value in node.inputs:
-        if value is None:
-            continue
-        source = planner.source(value)
-        place = view.shifted(start)
-        if value.tensor.element == node.output.tensor.element:
-            copy_view(planner, source.shape, (source, view_of(source)), (target, place))
-        else:
-            _table_into(planner, source, (target, place), requantize_table(value, node.output))
-        start[axis] += source.shape[axis]
+    start[axis] = first
+    return target, view_of(target).shifted(start)
+
+
+def _into_place(planner: Planner, value: Value, whole: Value, target: tuple[Stored, View]) -> None:
+    source = planner.source(value)
+    if value.tensor.element == whole.tensor.element:
+        copy_view(planner, source.shape, (source, view_of(source)), target)
+    else:
+        _table_into(planner, source, target, requantize_table(value, whole))
 
 
 def _table_into(

@@ -90,8 +90,10 @@ def _reshaped(
     if planner.halo(node.output) != NO_HALO or source.layout is None or source.layout.has_halo:
         return None
     layout = activation_layout(shape)
-    same_pixels = shape[-1:] == source.shape[-1:]
-    if same_pixels or (source.is_contiguous and is_contiguous(layout)):
+    if shape[-1:] == source.shape[-1:]:
+        layout = replace(layout, channel_stride=source.layout.channel_stride)
+        return replace(source, shape=shape, layout=layout)
+    if source.is_contiguous and is_contiguous(layout):
         return replace(source, shape=shape, layout=layout)
     return None
 
@@ -106,7 +108,10 @@ def select_transpose(planner: Planner, node: Node) -> None:
 
 
 def select_slice(planner: Planner, node: Node) -> None:
-    """A copy from a shifted view with larger (or negative) strides."""
+    """A view where all readers take one, else a copy from shifted and larger strides."""
+    if planner.placement.is_view(node.output):
+        planner.bind(node.output, planner.shared(node.output))
+        return
     source, target = planner.source(node.operand(0)), planner.result(node.output)
     starts, steps = ([int(i) for i in attribute(node, name)] for name in ("starts", "steps"))
     view = view_of(source).shifted(starts)
