@@ -7,7 +7,9 @@ a path that left the region and came back would have passed native nodes and so 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import networkx
 
@@ -17,6 +19,7 @@ from qcc.ir.types import Quant, TensorType, ValueType
 from qcc.numerics import storage_dtype
 from qcc.passes.lower.cleanup import drop_dead, fold_float_constants
 from qcc.passes.lower.group import eight_bit
+from qcc.passes.lower.movement import MOVEMENT, lower_float_movement, moves_natively
 from qcc.ref.evaluate import captured_values
 from qcc.ref.float_ops import is_native_float
 
@@ -29,13 +32,16 @@ def outline_float(
     """Group the float nodes of a LOWERED graph into q.region nodes, in place; gives the regions.
 
     ``reasons`` maps a node's label to sentences why it is float (a lowering report's refusals).
-    ``native_float`` says which float ops the target computes itself; such a node stays native only
-    at the edge of a region, next to integer ops, so that it never splits one.
+    ``native_float`` says which float ops the target computes itself; such a node, and one that only
+    moves values, stays native unless it would split a region.
     """
     rewriter = Rewriter(graph)
     fold_float_constants(graph, rewriter)
     _export_wide_boundaries(graph, rewriter)
-    outside = _foreign_nodes(graph, native_float)
+    outside = _foreign_nodes(graph, lambda node: native_float(node) or moves_natively(node))
+    for node in graph.nodes:
+        if node not in outside and node.op in MOVEMENT:
+            lower_float_movement(node, rewriter)
     regions = [
         _outline(graph, rewriter, members, reasons or {}) for members in _by_depth(graph, outside)
     ]
@@ -72,29 +78,58 @@ def _shaped(values: Array, quant: Quant) -> Array:
     return values.reshape(()) if quant.per_tensor else values
 
 
-def _foreign_nodes(graph: Graph, native_float: Callable[[Node], bool]) -> set[Node]:
-    """The nodes that must run in a region."""
-    foreign = {node for node in graph.nodes if node.domain != "q"}
-    changed = True
-    while changed:
-        changed = False
-        for node in [n for n in graph.nodes if n in foreign]:
-            if native_float(node) and (_behind(node, foreign) or _ahead(node, foreign)):
-                foreign.discard(node)
-                changed = True
-    return foreign
+def _foreign_nodes(graph: Graph, capable: Callable[[Node], bool]) -> set[Node]:
+    """The nodes that must run in a region: those without native code, and what would split one.
+
+    A node that native code could compute splits a region where it lies on a path from one foreign
+    node to another of the same depth.  Depths are those that nodes have while such nodes count
+    neither as native nor as foreign: that is the least depth that each can have, and what stays
+    native here does not raise it.  Graph inputs count as foreign values of depth 0.
+    """
+    own = [node for node in graph.nodes if node.domain != "q"]
+    flexible = {node for node in own if capable(node)}
+    rigid = set(own) - flexible
+    reached = _least_depths(graph, flexible, rigid)
+    ahead: dict[Node, int] = {}
+    for node in reversed(graph.nodes):
+        depth = reached[node].foreign if node in rigid else ahead.get(node, _NOWHERE)
+        if node.domain == "q":
+            continue
+        for value in captured_values(node):
+            if value.producer in flexible:
+                ahead[value.producer] = min(depth, ahead.get(value.producer, _NOWHERE))
+    return rigid | {n for n in flexible if ahead.get(n, _NOWHERE) == reached[n].foreign}
 
 
-def _behind(node: Node, foreign: set[Node]) -> bool:
-    """Whether every operand comes from native code, at least one from a node."""
-    makers = [v.producer for v in node.inputs if v is not None and v.producer is not None]
-    return bool(makers) and not any(maker in foreign for maker in makers)
+_NOWHERE = sys.maxsize
 
 
-def _ahead(node: Node, foreign: set[Node]) -> bool:
-    """Whether native nodes alone read the result."""
-    users = node.output.users
-    return bool(users) and not any(user in foreign for user in users) and not node.output.is_output
+class _Depths(NamedTuple):
+    """The largest depths of the foreign and of the native values that reach a node; -1: none."""
+
+    foreign: int = -1
+    native: int = -1
+
+
+def _least_depths(graph: Graph, flexible: set[Node], rigid: set[Node]) -> dict[Node, _Depths]:
+    """Foreign depths are even, native ones odd; a flexible node has what its operands have."""
+    found: dict[Node, _Depths] = {}
+    inputs, graph_nodes = set(graph.inputs), set(graph.nodes)
+    for node in graph.nodes:
+        behind = [
+            found[value.producer] if value.producer is not None else _Depths(foreign=0)
+            for value in captured_values(node)
+            if value in inputs or value.producer in graph_nodes
+        ]
+        foreign = max((depths.foreign for depths in behind), default=-1)
+        native = max((depths.native for depths in behind), default=-1)
+        if node in flexible:
+            found[node] = _Depths(foreign, native)
+        elif node in rigid:
+            found[node] = _Depths(foreign=max(foreign, native + 1, 0))
+        else:
+            found[node] = _Depths(native=max(foreign + 1, native, 1))
+    return found
 
 
 def _by_depth(graph: Graph, foreign: set[Node]) -> list[list[Node]]:

@@ -329,6 +329,18 @@ def _elements(value: Value) -> int:
     return int(np.prod(value.tensor.static_shape, dtype=np.int64))
 
 
+def moves_natively(node: Node) -> bool:
+    """Whether :func:`lower_float_movement` can lower a node on elements that native code moves."""
+    if node.op not in MOVEMENT or node.operand(0).tensor.element not in _MOVED_ELEMENTS:
+        return False
+    plans = [(value, movement_of(node, value)) for value in node.outputs if value.uses]
+    # Nothing to do for a graph output is not nothing: its name would be lost.
+    return all(not isinstance(p, str) and (p or not v.is_output) for v, p in plans)
+
+
+_MOVED_ELEMENTS = ("float32", "int32", "int64")
+
+
 def lower_float_movement(node: Node, rewriter: Rewriter) -> str | None:
     """A movement op on any unquantized element becomes q.* movement ops."""
     plans = [movement_of(node, output) if output.uses else () for output in node.outputs]
@@ -341,6 +353,30 @@ def lower_float_movement(node: Node, rewriter: Rewriter) -> str | None:
             rewriter.replace_uses(output, moved)
     _erase(node, rewriter)
     return None
+
+
+def joins_natively(node: Node) -> bool:
+    """Whether :func:`lower_float_concat` can lower a node: a Concat of elements that move."""
+    types = [value.tensor for value in (*node.inputs, *node.outputs) if value is not None]
+    return (
+        node.op == "Concat"
+        and all(type_.is_static and 0 not in type_.static_shape for type_ in types)
+        and {type_.element for type_ in types} <= set(_MOVED_ELEMENTS)
+    )
+
+
+def lower_float_concat(node: Node, rewriter: Rewriter) -> None:
+    """A Concat of unquantized elements becomes a q.concat, which copies them."""
+    axis = int(attribute(node, "axis")) % len(node.output.tensor.static_shape)
+    made = rewriter.insert(
+        "q.concat",
+        [value for value in node.inputs if value is not None],
+        [node.output.tensor],
+        attributes={"axis": axis},
+        name=node.name,
+        before=node,
+    )
+    rewriter.replace(node, [made.output])
 
 
 def _erase(node: Node, rewriter: Rewriter) -> None:

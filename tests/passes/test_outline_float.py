@@ -33,9 +33,9 @@ def test_a_path_through_native_code_splits_regions() -> None:
     shape = (1, 4, 3, 3)
     early = b.op("Erf", [b.input("x", *shape)], shape)
     conv = b.op("Conv", [b.q(early), b.weight((4, 4, 1, 1))], shape)
-    late = b.op("Add", [b.op("Softplus", [conv], shape), early], shape)
+    late = b.op("Pow", [b.op("Softplus", [conv], shape), early], shape)
     regions = outlined(b, b.done(late))
-    assert [body_ops(region) for region in regions] == [["Erf"], ["Softplus", "Add"]]
+    assert [body_ops(region) for region in regions] == [["Erf"], ["Softplus", "Pow"]]
     assert len(regions[1].inputs) == 2
 
 
@@ -84,3 +84,36 @@ def test_quantization_in_16_bits_runs_in_a_region() -> None:
     x = b.q(b.input("x", 2, 5), 0.001, 0, "int16")
     (region,) = outlined(b, b.done(b.op("Erf", [x], (2, 5))))
     assert body_ops(region) == ["QuantizeLinear", "DequantizeLinear", "Erf"]
+
+
+def test_native_float_chains_past_integers_split_nothing() -> None:
+    # The residual stream reads a region and is read by one, but integers lie between those two.
+    b = Numbered()
+    shape = (1, 4, 3, 3)
+    stream = b.op("Relu", [b.op("Erf", [b.input("x", *shape)], shape)], shape)
+    for _ in range(2):
+        conv = b.op("Conv", [b.q(stream), b.weight((4, 4, 1, 1))], shape)
+        stream = b.op("Add", [conv, stream], shape)
+    graph = b.done(b.op("Erf", [stream], shape))
+    regions = outlined(b, graph)
+    assert [body_ops(region) for region in regions] == [["Erf"], ["Erf"]]
+    assert [node.op for node in graph.nodes].count("Add") == 2
+
+
+def test_movement_among_native_float_ops_is_native() -> None:
+    b = Numbered()
+    conv = b.op("Conv", [b.q(b.input("x", 1, 4, 3, 3)), b.weight((4, 4, 1, 1))], (1, 4, 3, 3))
+    flat = b.op("Reshape", [b.op("Relu", [conv], (1, 4, 3, 3)), b.constant([4, 9])], (4, 9))
+    turned = b.op("Transpose", [b.op("Neg", [flat], (4, 9))], (9, 4), perm=[1, 0])
+    graph = b.done(b.op("Neg", [turned], (9, 4)))
+    assert outlined(b, graph) == []
+    assert {"q.reshape", "q.transpose"} <= {node.op for node in graph.nodes}
+
+
+def test_movement_inside_a_region_stays_there() -> None:
+    b = Numbered()
+    conv = b.op("Conv", [b.q(b.input("x", 1, 4, 3, 3)), b.weight((4, 4, 1, 1))], (1, 4, 3, 3))
+    flat = b.op("Reshape", [b.op("Erf", [conv], (1, 4, 3, 3)), b.constant([4, 9])], (4, 9))
+    turned = b.op("Transpose", [b.op("Neg", [flat], (4, 9))], (9, 4), perm=[1, 0])
+    (region,) = outlined(b, b.done(b.op("Erf", [turned], (9, 4))))
+    assert body_ops(region) == ["Erf", "Reshape", "Neg", "Transpose", "Erf"]
