@@ -234,24 +234,26 @@ def softmax(x: Any) -> FloatArray:
         return np.array(x)
     with np.errstate(all="ignore"):
         terms = exponential(x - x.max(axis=-1, keepdims=True))
-        total = _sum_in_lanes(terms)
+        total = sum_in_lanes(terms).astype(F32)
         return np.asarray(np.where(np.isnan(total), F32(np.nan), terms / total), F32)
 
 
-def _sum_in_lanes(terms: FloatArray) -> FloatArray:
-    """The float32 sum along the last axis, kept as an axis of size 1.
+def sum_in_lanes(terms: Any) -> NDArray[np.float64]:
+    """Contracts 11 and 12: the float64 sum along the last axis, kept as an axis of size 1.
 
-    Element ``i`` is added, in float64 and in order, to partial sum ``i % SUM_LANES``; partial sums
-    are added in halves.
+    Element ``i`` is added, in order, to partial sum ``i % SUM_LANES``, which begins as +0; partial
+    sums are added in halves.
     """
+    terms = np.asarray(terms, np.float64)
     missing = -terms.shape[-1] % SUM_LANES
     padded = np.pad(terms, [(0, 0)] * (terms.ndim - 1) + [(0, missing)])
-    blocks = padded.reshape(*terms.shape[:-1], -1, SUM_LANES).astype(np.float64)
-    lanes = np.add.accumulate(blocks, axis=-2)[..., -1, :]
+    blocks = padded.reshape(*terms.shape[:-1], -1, SUM_LANES)
+    # The last + 0 turns a sum of nothing but -0 into +0, which it is with +0 as the first term.
+    lanes = np.add.accumulate(blocks, axis=-2)[..., -1, :] + 0.0
     while lanes.shape[-1] > 1:
         half = lanes.shape[-1] // 2
         lanes = lanes[..., :half] + lanes[..., half:]
-    return np.asarray(lanes, F32)
+    return np.asarray(lanes, np.float64)
 
 
 def sigmoid(x: Any) -> FloatArray:
@@ -264,3 +266,44 @@ def sigmoid(x: Any) -> FloatArray:
         small = exponential(-np.abs(x))
         y = np.where(x < 0, small, F32(1)) / (F32(1) + small)
         return np.asarray(np.where(np.isnan(x), F32(np.nan), y), F32)
+
+
+# -- float32 layer normalization (contract 12) ---------------------------------------------------
+
+
+def layer_norm(x: Any, scale: Any, bias: Any | None, epsilon: float) -> FloatArray:
+    """Contract 12: normalization of float32 ``x`` (rank at least 1) along its last axis.
+
+    ``scale`` and ``bias`` are float32 and broadcast to ``x``.  The mean and the mean of squares are
+    float64 sums in lanes; every NaN of the result is ``0x7fc00000``.
+    """
+    x = np.asarray(x, F32)
+    if x.size == 0:
+        return np.array(x)
+    with np.errstate(all="ignore"):
+        count = np.float64(x.shape[-1])
+        d = x - (sum_in_lanes(x) / count).astype(F32)
+        variance = sum_in_lanes(np.square(d.astype(np.float64))) / count
+        root = np.sqrt(variance + np.float64(F32(epsilon)))
+        y = d * (np.float64(1) / root).astype(F32) * np.asarray(scale, F32)
+        if bias is not None:
+            y = y + np.asarray(bias, F32)
+        return np.asarray(np.where(np.isnan(y), F32(np.nan), y), F32)
+
+
+# -- float32 matrix product (contract 13) --------------------------------------------------------
+
+
+def matmul(a: Any, b: Any) -> FloatArray:
+    """Contract 13: ``[..., M, K] @ [..., K, N]`` in float32; leading axes broadcast.
+
+    A result begins as +0, and the products, each rounded, are added in ascending order; every NaN
+    is ``0x7fc00000``.
+    """
+    a, b = np.asarray(a, F32), np.asarray(b, F32)
+    leading = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    total = np.zeros((*leading, a.shape[-2], b.shape[-1]), F32)
+    with np.errstate(all="ignore"):
+        for k in range(a.shape[-1]):
+            total += a[..., :, k, None] * b[..., None, k, :]
+    return np.asarray(np.where(np.isnan(total), F32(np.nan), total), F32)

@@ -1,4 +1,4 @@
-"""Contract 11 (float32 exponential, softmax, sigmoid) against float64."""
+"""Contracts 11 to 13 (float32 exponential, softmax, layer norm, products) against float64."""
 
 from __future__ import annotations
 
@@ -80,3 +80,48 @@ def test_sigmoid_at_its_edges() -> None:
     assert found[:6].tolist() == [1.0, 0.0, 0.5, 0.5, 0.5, 0.0]
     assert found[6:].view(np.uint32) == 0x7FC00000
     assert numerics.sigmoid(np.float32(0)).shape == ()
+
+
+def exact_layer_norm(x: np.ndarray, epsilon: float) -> np.ndarray:
+    x = x.astype(np.float64)
+    variance = x.var(axis=-1, keepdims=True)
+    return np.asarray((x - x.mean(axis=-1, keepdims=True)) / np.sqrt(variance + epsilon))
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 384, 4097])
+@pytest.mark.parametrize("mean", [0.0, 3.0, -20.0])
+def test_layer_norm_is_accurate(length: int, mean: float) -> None:
+    rng = np.random.default_rng(length)
+    x = rng.normal(mean, 2, (64, length)).astype(np.float32)
+    scale, bias = rng.normal(1, 0.1, (2, length)).astype(np.float32)
+    epsilon = 2.0**-17
+    exact = exact_layer_norm(x, epsilon) * scale.astype(np.float64) + bias
+    # The mean is rounded to float32, which costs half a unit of the mean times the factor.
+    deviation = np.sqrt(x.astype(np.float64).var(axis=-1, keepdims=True) + epsilon)
+    bound = 4 * np.spacing(np.float32(4)) + np.spacing(np.float32(32)) / deviation
+    assert (np.abs(numerics.layer_norm(x, scale, bias, epsilon) - exact) < bound).all()
+
+
+def test_layer_norm_of_what_is_not_finite_or_equal() -> None:
+    one = np.float32(1)
+    rows = np.array([[np.nan, 1, 2], [np.inf, 1, 2], [7, 7, 7], [-0.0, -0.0, -0.0]], np.float32)
+    found = numerics.layer_norm(rows, one, None, 1e-5)
+    assert (found[:2].view(np.uint32) == 0x7FC00000).all()
+    assert not found[2:].any()
+    assert np.isnan(numerics.layer_norm(rows[2:], one, None, 0.0)).all()
+    huge = np.array([[3e38, -1e38, 1e38]], np.float32)
+    assert np.allclose(numerics.layer_norm(huge, one, one, 0.0), 1 + exact_layer_norm(huge, 0.0))
+    assert numerics.layer_norm(np.zeros((2, 0), np.float32), one, None, 0.0).shape == (2, 0)
+
+
+def test_matmul_adds_in_ascending_order() -> None:
+    a = np.array([[1e8, 1.0, -1e8, 1.0]], np.float32)
+    assert numerics.matmul(a, np.ones((4, 1), np.float32)) == 1.0
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 1, 7, 64)), rng.normal(size=(3, 64, 5))
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    found = numerics.matmul(a, b)
+    assert found.shape == (2, 3, 7, 5)
+    assert np.abs(found - a.astype(np.float64) @ b).max() < 64 * 2.0**-24 * 16
+    wrong = numerics.matmul(np.array([[np.inf]], np.float32), np.zeros((1, 1), np.float32))
+    assert wrong.view(np.uint32) == 0x7FC00000

@@ -12,7 +12,8 @@ _ONE_OR_TWO = ("Add", "Sub", "Mul", "Div", "Max", "Min")
 
 def has_native_kernel(node: Node) -> bool:
     """Whether the float kernels cover ``node``: float32, static shapes, constant Clip limits."""
-    if not is_native_float(node) or 0 in node.output.tensor.static_shape:
+    values = [value for value in (*node.inputs, *node.outputs) if value is not None]
+    if not is_native_float(node) or any(0 in v.tensor.static_shape for v in values):
         return False
     if node.op in _ONE_OR_TWO:
         return len(node.inputs) == 2

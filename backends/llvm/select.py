@@ -12,8 +12,11 @@ from qcc.backends.llvm.selectors.elementwise import (
 )
 from qcc.backends.llvm.selectors.floats import (
     select_float_binary,
+    select_float_matmul,
     select_float_softmax,
     select_float_unary,
+    select_layer_norm,
+    select_lookup,
 )
 from qcc.backends.llvm.selectors.images import select_resize, select_softmax
 from qcc.backends.llvm.selectors.linear import select_conv, select_matmul
@@ -64,5 +67,8 @@ SELECTORS: dict[str, Selector] = {
     "Clip": select_float_unary,
     "Sigmoid": select_float_unary,
     "Softmax": select_float_softmax,
+    "LayerNormalization": select_layer_norm,
+    "Gather": select_lookup,
+    "MatMul": select_float_matmul,
 }
 """Op of the LOWERED graph to the function that plans its kernels."""

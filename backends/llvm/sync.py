@@ -27,6 +27,9 @@ CALL_OFFSET = 384
 """Where the block holds the call: function, arena, weights, inputs, outputs (8 bytes each), and
 the number of threads (4 bytes)."""
 
+FAULT_OFFSET = 432
+"""Where kernels note a fault of a call: two int64, of which the first is not 0 then."""
+
 _SPINS = 2000
 _FUTEX = {"x86_64": 202, "aarch64": 98}
 """Number of the system call."""

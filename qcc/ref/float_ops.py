@@ -1,17 +1,20 @@
 """Float32 ops that native code computes itself, with their numpy reference.
 
-All but Softmax and Sigmoid are a single IEEE operation an element, so numpy, onnxruntime and native
-code agree bit for bit (NaN payloads excepted).  Those two are contract 11: native code gives the
-bytes of :mod:`qcc.numerics`, and onnxruntime differs in the last places.
+Softmax and Sigmoid are contract 11, LayerNormalization is contract 12, MatMul contract 13: native
+code gives the bytes of :mod:`qcc.numerics`, and onnxruntime differs in the last places.  Gather
+moves values.  All others are a single IEEE operation an element, so numpy, onnxruntime and native
+code agree bit for bit (NaN payloads excepted).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from qcc import numerics
+from qcc.errors import DataError
 from qcc.ir.core import Array, Node
 from qcc.ir.ops import attribute
 
@@ -63,6 +66,60 @@ def _softmax(node: Node, arrays: Sequence[Array | None]) -> Array:
     return np.moveaxis(numerics.softmax(rows), -1, axis)
 
 
+def _layer_norm(node: Node, arrays: Sequence[Array | None]) -> Array:
+    x, scale = (np.asarray(arrays[i], np.float32) for i in range(2))
+    bias = arrays[2] if len(arrays) > 2 else None
+    rows = x.reshape(x.size // max(1, scale.size), scale.size)
+    shift = None if bias is None else np.ravel(bias)
+    y = numerics.layer_norm(rows, scale.ravel(), shift, float(attribute(node, "epsilon")))
+    return y.reshape(x.shape)
+
+
+def normalized_length(node: Node) -> int:
+    """Elements that one row of a LayerNormalization of static shape has."""
+    shape = node.operand(0).tensor.static_shape
+    axis = int(attribute(node, "axis"))
+    return math.prod(shape[axis % len(shape) :])
+
+
+def _is_plain_layer_norm(node: Node) -> bool:
+    """Whether only the normalized values are asked for, and scale and bias have a row's length."""
+    if not node.operand(0).tensor.static_shape or len(node.outputs) != 1:
+        return False
+    length = normalized_length(node)
+    given = [value for value in node.inputs[1:] if value is not None]
+    return all(math.prod(value.tensor.static_shape) == length for value in given)
+
+
+def outside_table(index: int, rows: int) -> DataError:
+    """What to raise where an index has no row."""
+    return DataError(
+        f"The model looks up row {index} of a table of {rows} rows; give it inputs whose indices "
+        f"are at least {-rows} and less than {rows}."
+    )
+
+
+def _gather(node: Node, arrays: Sequence[Array | None]) -> Array:
+    table, indices = np.asarray(arrays[0]), np.asarray(arrays[1])
+    rows = table.shape[0]
+    wrong = indices[(indices < -rows) | (indices >= rows)]
+    if wrong.size:
+        raise outside_table(int(wrong[0]), rows)
+    return np.ascontiguousarray(np.take(table, indices, axis=0))
+
+
+def _takes_rows(node: Node) -> bool:
+    """Whether whole rows are taken, and there are some."""
+    shape = node.operand(0).tensor.static_shape
+    return bool(shape) and int(attribute(node, "axis")) % len(shape) == 0 and 0 not in shape
+
+
+def _multiplies_activations(node: Node) -> bool:
+    """Whether both operands are computed matrices: weights are better multiplied elsewhere."""
+    values = [node.operand(i) for i in range(2)]
+    return all(v.constant is None and len(v.tensor.static_shape) > 1 for v in values)
+
+
 NATIVE_FLOAT_OPS: dict[str, NativeFloat] = {
     "Add": _binary(np.add),
     "Sub": _binary(np.subtract),
@@ -75,8 +132,21 @@ NATIVE_FLOAT_OPS: dict[str, NativeFloat] = {
     "Clip": _clip,
     "Softmax": _softmax,
     "Sigmoid": lambda node, arrays: numerics.sigmoid(arrays[0]),
+    "LayerNormalization": _layer_norm,
+    "Gather": _gather,
+    "MatMul": lambda node, arrays: numerics.matmul(arrays[0], arrays[1]),
 }
-"""Float ONNX op to its numpy reference; float32 operands only."""
+"""Float ONNX op to its numpy reference; operands are float32 but for :data:`_INTEGERS`."""
+
+_INTEGERS: dict[str, int] = {"Gather": 1}
+"""The operand that is int32 or int64, where an op has one."""
+
+_FORMS: dict[str, Callable[[Node], bool]] = {
+    "LayerNormalization": _is_plain_layer_norm,
+    "Gather": _takes_rows,
+    "MatMul": _multiplies_activations,
+}
+"""Ops of which the reference knows some forms only: whether ``node`` has such a form."""
 
 
 def is_native_float(node: Node) -> bool:
@@ -84,4 +154,17 @@ def is_native_float(node: Node) -> bool:
     if node.op not in NATIVE_FLOAT_OPS:
         return False
     values = [value for value in (*node.inputs, *node.outputs) if value is not None]
-    return all(value.tensor.is_float and value.tensor.is_static for value in values)
+    if not all(value.tensor.is_static for value in values):
+        return False
+    place = _INTEGERS.get(node.op)
+    indices = None if place is None else node.operand(place)
+    if indices is not None and indices.tensor.element not in ("int32", "int64"):
+        return False
+    if not all(value.tensor.is_float for value in values if value is not indices):
+        return False
+    return _FORMS.get(node.op, _any_form)(node)
+
+
+def _any_form(node: Node) -> bool:
+    del node
+    return True

@@ -22,8 +22,10 @@ from qcc.backends.llvm.model import (
     RegionStep,
     profile_symbol,
 )
+from qcc.backends.llvm.sync import FAULT_OFFSET
 from qcc.errors import ArtifactError
 from qcc.ir.core import Array
+from qcc.ref.float_ops import outside_table
 from qcc.runtime.threads import Arguments, Team
 
 _STEP = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4, ctypes.c_int32, ctypes.c_int32)
@@ -59,6 +61,8 @@ class _Context:
     inputs: Any
     outputs: Any
     arguments: Arguments
+    fault: Any
+    """Two int64 in the arena: where an index had no row, the number of rows and the index."""
     team: Team | None = None
 
 
@@ -90,7 +94,10 @@ class Program:
         self._team_context = self._context(self._threads) if self._threads > 1 else None
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
-        """The outputs for checked, contiguous ``arrays`` in the order of the model's inputs."""
+        """The outputs for checked, contiguous ``arrays`` in the order of the model's inputs.
+
+        Raises :class:`DataError` where the model looks up a row that a table does not have.
+        """
         context = self._take()
         try:
             return self._run(context, arrays)
@@ -136,7 +143,8 @@ class Program:
             ctypes.addressof(inputs),
             ctypes.addressof(outputs),
         )
-        return _Context(arena, inputs, outputs, arguments, team)
+        fault = (ctypes.c_int64 * 2).from_address(arena.ctypes.data + FAULT_OFFSET)
+        return _Context(arena, inputs, outputs, arguments, fault, team)
 
     def _take(self) -> _Context:
         if self._process != os.getpid():
@@ -193,10 +201,14 @@ class Program:
         arguments = context.arguments
         if context.team is not None:
             context.team.run(self._addresses[step.symbol], arguments)
-            return
-        self._functions[step.symbol](
-            arguments.arena, arguments.weights, arguments.inputs, arguments.outputs, 0, 1
-        )
+        else:
+            self._functions[step.symbol](
+                arguments.arena, arguments.weights, arguments.inputs, arguments.outputs, 0, 1
+            )
+        if context.fault[0]:
+            rows, index = context.fault
+            context.fault[0] = 0
+            raise outside_table(index, rows)
 
     def _count_native(self, step: NativeStep, context: _Context) -> NDArray[np.int64]:
         ticks = np.zeros(len(step.calls), np.int64)

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import numpy as np
 
+from qcc.backends.llvm.buffers import Buffer, Pointer
 from qcc.backends.llvm.kernels.elementwise import (
     FloatBinaryKernel,
     FloatOp,
     FloatUnaryKernel,
     UnaryOp,
 )
+from qcc.backends.llvm.kernels.float_matmul import FloatMatmulKernel
 from qcc.backends.llvm.kernels.float_softmax import FloatSoftmaxKernel
+from qcc.backends.llvm.kernels.layer_norm import LayerNormKernel
+from qcc.backends.llvm.kernels.lookup import LookupKernel
 from qcc.backends.llvm.kernels.nest import broadcast_view, dense_view
 from qcc.backends.llvm.planner import Planner
+from qcc.backends.llvm.sync import FAULT_OFFSET
 from qcc.ir.core import Node, Value
+from qcc.ir.ops import attribute
+from qcc.ref.float_ops import normalized_length
+
+FAULT = Buffer("fault", 16, offset=FAULT_OFFSET)
+"""The words of the arena's control block that a program looks at after a call."""
 
 _BINARY: dict[str, FloatOp] = {
     "Add": "add",
@@ -58,6 +71,58 @@ def select_float_softmax(planner: Planner, node: Node) -> None:
     view = dense_view(target.shape, 4)
     kernel = FloatSoftmaxKernel(target.shape, view, view)
     planner.emit(kernel, {"source": source.pointer, "target": target.pointer})
+
+
+def select_layer_norm(planner: Planner, node: Node) -> None:
+    """Over the last axes, which are one run of memory."""
+    source, target = planner.source(node.operand(0)), planner.result(node.output)
+    length = normalized_length(node)
+    sizes = (math.prod(target.shape) // length, length)
+    view = dense_view(sizes, 4)
+    bias = node.input(2)
+    epsilon = float(attribute(node, "epsilon"))
+    pointers = {
+        "source": source.pointer,
+        "scale": planner.source(node.operand(1)).pointer,
+        "target": target.pointer,
+    }
+    if bias is not None:
+        pointers["bias"] = planner.source(bias).pointer
+    planner.emit(LayerNormKernel(sizes, view, view, epsilon, bias is not None), pointers)
+
+
+def select_lookup(planner: Planner, node: Node) -> None:
+    """Rows of a table; what a row holds lies side by side."""
+    source, indices = (planner.source(node.operand(i)) for i in range(2))
+    target = planner.result(node.output)
+    row = math.prod(source.shape[1:]) * source.element_bytes
+    size: Literal[4, 8] = 4 if indices.element_bytes == 4 else 8
+    kernel = LookupKernel(math.prod(indices.shape), source.shape[0], row, size)
+    pointers = {
+        "source": source.pointer,
+        "indices": indices.pointer,
+        "fault": Pointer(FAULT),
+        "target": target.pointer,
+    }
+    planner.emit(kernel, pointers)
+
+
+def select_float_matmul(planner: Planner, node: Node) -> None:
+    """Two matrices; leading axes broadcast."""
+    a, b = (planner.source(node.operand(i)) for i in range(2))
+    target = planner.result(node.output)
+    rows, columns = target.shape[-2:]
+    depth, batch = a.shape[-1], target.shape[:-2]
+    kernel = FloatMatmulKernel(
+        batch,
+        rows,
+        depth,
+        columns,
+        broadcast_view(a.shape, (*batch, rows, depth), 4),
+        broadcast_view(b.shape, (*batch, depth, columns), 4),
+        dense_view(target.shape, 4),
+    )
+    planner.emit(kernel, {"a": a.pointer, "b": b.pointer, "output": target.pointer})
 
 
 def _limit(value: Value | None, default: float) -> float:

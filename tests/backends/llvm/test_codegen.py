@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import numpy as np
 import pytest
 
@@ -9,14 +12,14 @@ from qcc.backends.llvm.codegen import compile_graph
 from qcc.backends.llvm.isa import InstructionSet, host_instruction_set, instruction_set
 from qcc.backends.llvm.model import CompiledModel
 from qcc.backends.llvm.native_float import has_native_kernel
-from qcc.errors import ModelError
+from qcc.errors import DataError, ModelError
 from qcc.ir.core import Graph, Stage
 from qcc.ir.types import Quant, TensorType, float32
 from qcc.passes.layout import convert_layout
 from qcc.passes.lower import lower
 from qcc.passes.outline_float import outline_float
 from qcc.ref.evaluate import evaluate
-from qcc.runtime.program import Program
+from qcc.runtime.program import LEAST_MACS, Program
 from tests.backends.llvm.native import executable_form
 from tests.passes.native_patterns import PATTERNS
 from tests.passes.numbered import Numbered
@@ -140,6 +143,77 @@ def test_images_of_probabilities(op: str, axis: int) -> None:
     y = b.op(op, [logits], (2, 7, 5, 6), **attributes)
     model = compiled(b, b.done(y, b.q(b.op("Mul", [y, y], (2, 7, 5, 6)), 1 / 256, 0)))
     assert not model.regions
+
+
+@pytest.mark.parametrize("name", ["x86-avx2", "x86-avxvnni", "x86-avx512vnni"])
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_a_residual_stream_is_normalized_natively(name: str, axis: int) -> None:
+    b = Numbered()
+    shape = (2, 5, 12)
+    sizes = shape[axis:]
+    x = b.op("MatMul", [b.q(b.input("x", *shape)), b.weight((12, 12), 1)], shape)
+    for bias in (None, b.constant(np.linspace(-1, 1, math.prod(sizes), dtype=np.float32))):
+        shift = bias if bias is None else b.op("Reshape", [bias, b.constant(sizes)], sizes)
+        scale = b.constant(np.full(sizes, 1.5, np.float32))
+        y = b.op("LayerNormalization", [x, scale, shift], shape, axis=axis, epsilon=1e-3)
+        x = b.op("Add", [y, b.op("MatMul", [b.q(y), b.weight((12, 12), 1)], shape)], shape)
+    model = compiled(b, b.done(x), executable_form(name))
+    assert not model.regions
+    assert any("layer_norm" in kernel for row in model.kernels for kernel in row.kernels)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("element", ["int32", "int64"])
+def test_embeddings_are_looked_up_natively(element: str, threads: int) -> None:
+    b = Numbered()
+    tokens = b.graph.add_input("tokens", TensorType((2, 3), element))
+    table = b.constant(b.random.normal(size=(7, 12)).astype(np.float32))
+    x = b.op("Gather", [table, tokens], (2, 3, 12))
+    y = b.op("MatMul", [b.q(b.op("Relu", [x], (2, 3, 12))), b.weight((12, 5), 1)], (2, 3, 5))
+    graph = b.done(y)
+    report = lower(graph, PATTERNS)
+    outline_float(graph, report.refusals, has_native_kernel)
+    laid_out = graph.clone()
+    convert_layout(laid_out)
+    model = compile_graph(laid_out, host_instruction_set())
+    assert not model.regions
+    program = Program(dataclasses.replace(model, macs=LEAST_MACS), threads)
+    good = np.array([[0, -7, 6], [3, -1, 2]], element)
+    for index in (None, 7, -8):
+        feed = good.copy()
+        if index is None:
+            (wanted,) = evaluate(graph, {"tokens": feed}).values()
+            assert np.array_equal(program.run([feed])[0], wanted)
+            continue
+        feed[1, 1] = index
+        with pytest.raises(DataError, match=rf"row {index} of a table of 7 rows"):
+            program.run([feed])
+        with pytest.raises(DataError, match=rf"row {index} of a table of 7 rows"):
+            evaluate(graph, {"tokens": feed})
+        # The fault of one call is not that of the next one.
+        assert np.array_equal(program.run([good])[0], wanted)
+    program.close()
+
+
+@pytest.mark.parametrize("name", ["x86-avx2", "x86-avxvnni", "x86-avx512vnni"])
+def test_attention_is_native(name: str) -> None:
+    b = Numbered()
+    x = b.q(b.input("x", 1, 9, 24))
+    heads = []
+    for perm in ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]):
+        y = b.op("MatMul", [x, b.weight((24, 24), 1)], (1, 9, 24))
+        y = b.op("Reshape", [y, b.constant([1, 9, 3, 8])], (1, 9, 3, 8))
+        shape = [(1, 9, 3, 8)[p] for p in perm]
+        heads.append(b.op("Transpose", [y], shape, perm=perm))
+    scores = b.op("MatMul", heads[:2], (1, 3, 9, 9))
+    scores = b.op("Div", [scores, b.constant(np.float32(8**0.5))], (1, 3, 9, 9))
+    mixed = b.op("MatMul", [b.op("Softmax", [scores], (1, 3, 9, 9)), heads[2]], (1, 3, 9, 8))
+    turned = b.op("Transpose", [mixed], (1, 9, 3, 8), perm=[0, 2, 1, 3])
+    flat = b.op("Reshape", [turned, b.constant([1, 9, 24])], (1, 9, 24))
+    y = b.op("MatMul", [b.q(flat), b.weight((24, 24), 1)], (1, 9, 24))
+    model = compiled(b, b.done(y), executable_form(name))
+    assert not model.regions
+    assert any("float_matmul" in kernel for row in model.kernels for kernel in row.kernels)
 
 
 def test_a_softmax_inside_a_region_stays_there() -> None:
