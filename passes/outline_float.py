@@ -19,7 +19,13 @@ from qcc.ir.types import Quant, TensorType, ValueType
 from qcc.numerics import storage_dtype
 from qcc.passes.lower.cleanup import drop_dead, fold_float_constants
 from qcc.passes.lower.group import eight_bit
-from qcc.passes.lower.movement import MOVEMENT, lower_float_movement, moves_natively
+from qcc.passes.lower.movement import (
+    MOVEMENT,
+    joins_natively,
+    lower_float_concat,
+    lower_float_movement,
+    moves_natively,
+)
 from qcc.ref.evaluate import captured_values
 from qcc.ref.float_ops import is_native_float
 
@@ -38,10 +44,14 @@ def outline_float(
     rewriter = Rewriter(graph)
     fold_float_constants(graph, rewriter)
     _export_wide_boundaries(graph, rewriter)
-    outside = _foreign_nodes(graph, lambda node: native_float(node) or moves_natively(node))
-    for node in graph.nodes:
-        if node not in outside and node.op in MOVEMENT:
+    outside = _foreign_nodes(
+        graph, lambda node: native_float(node) or moves_natively(node) or joins_natively(node)
+    )
+    for node in [node for node in graph.nodes if node not in outside]:
+        if node.op in MOVEMENT:
             lower_float_movement(node, rewriter)
+        elif node.op == "Concat":
+            lower_float_concat(node, rewriter)
     regions = [
         _outline(graph, rewriter, members, reasons or {}) for members in _by_depth(graph, outside)
     ]

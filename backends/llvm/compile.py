@@ -107,6 +107,10 @@ def _is_minor(kernel: str) -> bool:
     return kernel.startswith("halo_")
 
 
+def _joins_floats(node: Node) -> bool:
+    return node.op == "q.concat" and node.output.tensor.quant is None
+
+
 def _float_reasons(lowered: Graph, report: LoweringReport) -> dict[str, str]:
     """Label of every node that computes in float to the sentence that says why."""
     reasons: dict[str, str] = {}
@@ -115,7 +119,7 @@ def _float_reasons(lowered: Graph, report: LoweringReport) -> dict[str, str]:
             for inner in region_body(node).nodes:
                 own = report.refusals.get(inner.label)
                 reasons[inner.label] = "; ".join(own) if own else node.attributes["reason"]
-        elif node.domain != "q":
+        elif node.domain != "q" or _joins_floats(node):
             own = report.refusals.get(node.label)
             why = "; ".join(own) if own else "its operands are float"
             reasons[node.label] = f"{why} (native float32)"
