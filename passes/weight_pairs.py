@@ -20,6 +20,9 @@ from qcc.passes.operand_rows import LinearForm
 GROWTHS = (1.0, 1.06, 1.12, 1.2, 1.3, 1.42, 1.56, 1.75, 2.0)
 """What a channel's scale may be multiplied with: at 2 no pair of weights within 127 remains."""
 
+FEW_CHANNELS = 8
+"""Convolutions over fewer channels multiply their taps side by side."""
+
 Floats = NDArray[np.floating]
 
 
@@ -37,16 +40,24 @@ class Pairs:
 
     @classmethod
     def of(cls, form: LinearForm, limit: int | None) -> Pairs | None:
-        """Those of a linear op: channels 0 and 1, 2 and 3, ... of one tap.  None without any."""
+        """Those of a linear op, None without any.
+
+        They are channels 0 and 1, 2 and 3, ... of one tap.  Where there are fewer than 8 channels,
+        and not 4, kernels put the taps side by side without padding, and neighbours are those of
+        this order.
+        """
         if limit is None:
             return None
         taps = int(np.prod(form.shape[2:])) if form.node.op == "Conv" else 1
         inputs = form.shape[0] if form.transposed else int(np.prod(form.shape[1:]))
-        even = np.arange(inputs // taps // 2 * 2).reshape(-1, 2)[:, 0]
-        if even.size == 0:
-            return None
-        first = (even[:, None] * taps + np.arange(taps)).reshape(-1)
-        return cls(first, first + taps, limit)
+        channels = inputs // taps
+        order = np.arange(inputs).reshape(channels, taps)
+        if taps > 1 and form.groups == 1 and channels < FEW_CHANNELS and channels % 4:
+            line = order.T.reshape(-1)
+        else:
+            line = order[: channels // 2 * 2].reshape(-1, 2, taps).transpose(0, 2, 1).reshape(-1)
+        pairs = line[: len(line) // 2 * 2].reshape(-1, 2)
+        return cls(pairs[:, 0], pairs[:, 1], limit) if len(pairs) else None
 
     def partners(self, inputs: int) -> NDArray[np.intp]:
         """The neighbour of each input, -1 for those without."""

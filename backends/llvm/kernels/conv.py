@@ -7,7 +7,7 @@ a block of output pixels into scratch memory that stays in cache (``conv_plan.So
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,19 @@ class ConvKernel:
         shape = f"{i.batch}x{i.height}x{i.width}x{i.channels}_{self.output.channels}"
         taps = f"k{w.kernel[0]}x{w.kernel[1]}_s{w.strides[0]}x{w.strides[1]}"
         return f"conv_{shape}_{taps}" + (f"_g{self.groups}" if self.groups > 1 else "")
+
+    @property
+    def tight(self) -> bool:
+        """Whether taps are copied without the padding of their channels, which are few."""
+        layout, window = self.input, self.window
+        return (
+            self.groups == 1
+            and layout.channels < TIGHT_CHANNELS
+            and layout.channels % 4 != 0
+            and layout.channel_stride == layout.padded_channels
+            and window.kernel != (1, 1)
+            and window.dilations[1] == 1
+        )
 
     @property
     def operands(self) -> tuple[str, ...]:
@@ -128,7 +141,7 @@ class ConvKernel:
                 f"The weights lie in [{weight.min()}, {weight.max()}], which needs weight_parts="
                 f"{parts_needed(weight)}, not {self.weight_parts}."
             )
-        if self.safe_pairs and not has_safe_pairs(weight):
+        if self.safe_pairs and not has_safe_pairs(weight, tight=self.tight):
             raise ConfigError("The weights can saturate a pair sum; make the kernel without it.")
 
     def emit(self, module: Any, isa: InstructionSet, symbol: str) -> Any:
@@ -140,13 +153,19 @@ def _shape(layout: ActivationLayout) -> tuple[int, int, int, int]:
     return layout.batch, layout.height, layout.width, layout.channels
 
 
-def has_safe_pairs(weight: Any) -> bool:
+TIGHT_CHANNELS = 8
+"""Pixels of fewer channels are copied without their padding (:attr:`ConvKernel.tight`)."""
+
+
+def has_safe_pairs(weight: Any, *, tight: bool = False) -> bool:
     """Whether no sum of two neighbouring byte products ``u8 * w`` can leave int16.
 
-    ``weight`` ``[O, C, kh, kw]``: pairs are channels ``(0,1), (2,3), ...`` of one tap, as every
-    layout of :class:`ConvKernel` has them (channel padding is zero).
+    ``weight`` ``[O, C, kh, kw]``: pairs are channels ``(0,1), (2,3), ...`` of one tap (channel
+    padding is zero); in a ``tight`` kernel the taps follow each other without padding.
     """
     w = np.asarray(weight, np.int64)
+    if tight:
+        w = w.transpose(0, 2, 3, 1).reshape(len(w), -1)
     if w.shape[1] % 2:
         w = np.concatenate([w, np.zeros_like(w[:, :1])], axis=1)
     high, low = np.maximum(w, 0), np.minimum(w, 0)
@@ -186,15 +205,15 @@ def conv_kernel(
         residual_multiplier=residual_multiplier,
         table=table,
     )
-    return ConvKernel(
+    kernel = ConvKernel(
         input=source,
         output=target,
         window=window or Window(weights.shape[2:]),
         groups=groups,
         epilogue=epilogue,
         weight_parts=parts_needed(weights),
-        safe_pairs=has_safe_pairs(weights),
     )
+    return replace(kernel, safe_pairs=has_safe_pairs(weights, tight=kernel.tight))
 
 
 def matmul_kernel(

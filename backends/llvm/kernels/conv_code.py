@@ -122,13 +122,15 @@ class ConvWriter:
         window, layout = kernel.window, kernel.input
         kh, kw = window.kernel
         depth = -(-(layout.channels // kernel.groups) // 4) * 4
+        pixel = (depth, layout.channels) if kernel.tight else None
         gather = Gather(
-            run=depth * (kw if plan.merged else 1),
+            run=(layout.channels if kernel.tight else depth) * (kw if plan.merged else 1),
             rows=kh,
             row_pitch=window.dilations[0] * layout.row_bytes,
             columns=1 if plan.merged else kw,
             column_pitch=window.dilations[1] * layout.channel_stride,
             widen=plan.inner in ("widened", "mixed"),
+            pixel=pixel,
         )
 
         def row(number: Index) -> None:

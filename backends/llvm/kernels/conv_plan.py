@@ -26,7 +26,8 @@ pointer and its taps are walked in place.  ``copy``: blocks of rows are copied t
 class ConvPlan:
     """What a kernel and an instruction set together decide: source, inner loop, cut, layout.
 
-    ``merged``: the horizontal taps of a window row are one run of ``kw * channel_stride`` bytes.
+    ``merged``: the horizontal taps of a window row are one run of ``kw * channel_stride`` bytes, or
+    of ``kw * channels`` where the kernel is tight.
     ``row_bytes``: bytes from one row of activations to the next in place; ``scratch_row``: bytes of
     a copied row, 0 where nothing is copied.  The mixed inner loop reads activations in place where
     pairs are safe and a widened copy elsewhere.
@@ -47,7 +48,7 @@ class ConvPlan:
         """The plan for ``kernel`` on ``isa``."""
         inner: Inner = "dot"
         if isa.dot == "vpmaddwd":
-            inner = "mixed" if kernel.weight_parts == 1 else "widened"
+            inner = "mixed" if kernel.weight_parts == 1 and not kernel.tight else "widened"
             inner = "pairs" if kernel.safe_pairs else inner
         window, layout = kernel.window, kernel.input
         depth = -(-(layout.channels // kernel.groups) // 4) * 4
@@ -60,6 +61,8 @@ class ConvPlan:
         run = depth * (kw if merged else 1)
         source = _source(kernel, inner, run)
         total = run * kh * (1 if merged else kw)
+        if kernel.tight:
+            total = -(-layout.channels * kh * kw // 4) * 4
         if source == "copy":
             walk = Walk(total // 4)
         else:
@@ -106,6 +109,10 @@ class ConvPlan:
     def weight_matrix(self, weight: NDArray[Any]) -> NDArray[np.int16]:
         """``[O, 4 * quads]``: weights in the order in which a row's activations lie."""
         outputs, channels, kh, kw = weight.shape
+        if self.kernel.tight:
+            taps = np.zeros((outputs, 4 * self.panels.quads), np.int16)
+            taps[:, : channels * kh * kw] = weight.transpose(0, 2, 3, 1).reshape(outputs, -1)
+            return taps
         matrix = np.zeros((outputs, kh, kw, -(-channels // 4) * 4), np.int16)
         matrix[..., :channels] = weight.transpose(0, 2, 3, 1)
         return matrix.reshape(outputs, -1)
@@ -113,7 +120,7 @@ class ConvPlan:
 
 def _source(kernel: ConvKernel, inner: Inner, run: int) -> Source:
     window = kernel.window
-    if inner == "widened":
+    if inner == "widened" or kernel.tight:
         return "copy"
     pointwise = window.kernel == (1, 1) and window.strides == (1, 1) and window.pads == (0, 0)
     layout, target = kernel.input, kernel.output

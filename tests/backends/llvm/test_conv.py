@@ -57,6 +57,24 @@ CASES = {
     "wide stride": ConvCase(extra_stride=12, channels=7, outputs=17),
     "vector times matrix": ConvCase(height=1, width=1, channels=130, outputs=65),
     "one output": ConvCase(height=3, width=21, channels=33, outputs=1),
+    "few channels": ConvCase(
+        height=11,
+        width=13,
+        kernel=(7, 7),
+        strides=(2, 2),
+        pads=(3, 3, 3, 3),
+        channels=3,
+        outputs=17,
+    ),
+    "few channels, safe pairs": ConvCase(
+        kernel=(3, 5), pads=(1, 2, 1, 2), channels=3, outputs=9, weights=(-64, 64), extreme=True
+    ),
+    "one channel": ConvCase(
+        height=12, width=9, kernel=(10, 4), strides=(2, 2), channels=1, outputs=24, extreme=True
+    ),
+    "six channels, 9-bit weights": ConvCase(
+        batch=2, kernel=(2, 3), channels=6, outputs=12, weights=(-255, 255), zero_point=0
+    ),
     "first layer": ConvCase(
         height=11, width=12, channels=3, outputs=32, kernel=(7, 7), strides=(2, 2), pads=(3,) * 4
     ),
