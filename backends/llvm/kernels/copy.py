@@ -35,6 +35,9 @@ from qcc.errors import ConfigError
 LANE = 16
 """Bytes of the vectors that are transposed."""
 
+LINE = 64
+"""Bytes of a cache line."""
+
 UNROLL = 4
 """Vectors of one turn of a copying loop."""
 
@@ -240,24 +243,22 @@ def _tile_axes(nest: Nest, size: int) -> tuple[int, int] | None:
 
 
 def tile_parts(nest: Nest, axes: tuple[int, int], lanes: int) -> list[tuple[Nest, int, int]]:
-    """Up to four nests of tiles ``(nest, rows, columns)``: the whole tiles and the remainders.
+    """Nests of tiles ``(nest, rows, columns)``: the whole tiles and the remainders of both axes.
 
     Each is a nest over the other axes and the tiles, with a run of one; the axis with fewer tiles
-    is the inner one, so that the cache lines of both sides are finished soon.
+    is the inner one, so that the cache lines of both sides are finished soon.  Tiles that fill one
+    cache line of the target come one after the other: its lines are often so far apart that only a
+    few of them fit in a cache.
     """
     first = [0] * len(nest.sizes)
-    cuts = []
-    for axis in axes:
-        whole = nest.sizes[axis] // lanes
-        rest = nest.sizes[axis] % lanes
-        cuts.append([(0, whole, lanes)] * (whole > 0) + [(whole * lanes, 1, rest)] * (rest > 0))
     others = [axis for axis in range(len(nest.sizes)) if axis not in axes]
     parts = []
-    for source_start, source_tiles, columns in cuts[0]:
-        for target_start, target_tiles, rows in cuts[1]:
+    for source_start, source_tiles, columns, _ in _cuts(nest.sizes[axes[0]], lanes, 1):
+        for target_start, blocks, rows, together in _cuts(nest.sizes[axes[1]], lanes, LINE // LANE):
             first[axes[0]], first[axes[1]] = source_start, target_start
-            tiles = [(axes[0], source_tiles, columns), (axes[1], target_tiles, rows)]
+            tiles = [(axes[0], source_tiles, columns), (axes[1], blocks, rows * together)]
             tiles.sort(key=lambda tile: -tile[1])
+            tiles.append((axes[1], together, rows))
             sizes = (*(nest.sizes[a] for a in others), *(n for _, n, _ in tiles), 1)
             views = []
             for view in nest.views:
@@ -267,6 +268,17 @@ def tile_parts(nest: Nest, axes: tuple[int, int], lanes: int) -> list[tuple[Nest
             indexed = tuple(others.index(axis) for axis in nest.indexed)
             parts.append((Nest(sizes, tuple(views), indexed), rows, columns))
     return parts
+
+
+def _cuts(size: int, lanes: int, together: int) -> list[tuple[int, int, int, int]]:
+    """``(first element, blocks, elements of a tile, tiles of a block)`` that cover an axis."""
+    found, first = [], 0
+    for length, tiles in ((lanes, together), (lanes, 1), (size % lanes, 1)):
+        blocks = (size - first) // (length * tiles) if length else 0
+        if blocks:
+            found.append((first, blocks, length, tiles))
+            first += blocks * length * tiles
+    return found
 
 
 @dataclass(frozen=True)
