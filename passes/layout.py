@@ -17,6 +17,7 @@ from qcc.ir.ops import attribute
 from qcc.ir.rewrite import Rewriter
 from qcc.ir.types import TensorType
 from qcc.passes.sink_transpose import Sinker, insert_transpose, transposed_type
+from qcc.ref.float_ops import reduced_axes
 
 TO_LAST = (0, 2, 3, 1)
 TO_FIRST = (0, 3, 1, 2)
@@ -36,12 +37,15 @@ def convert_layout(graph: Graph) -> int:
             _depth_to_space(node, rewriter)
         elif node.op in ("q.softmax", "Softmax"):
             _softmax_on_last_axis(node, rewriter)
+        elif node.op in _REDUCTIONS:
+            _reduce_last_axes(node, rewriter)
     Sinker(graph, rewriter).run()
     return rewriter.changes
 
 
 _ONE_DIMENSIONAL = ("q.conv", "q.max_pool", "q.average_pool")
 _IMAGE_OPS = (*_ONE_DIMENSIONAL, "q.resize")
+_REDUCTIONS = ("ReduceSum", "ReduceMean", "ReduceL2")
 _ACTIVATIONS = {"q.conv": (0, 3)}
 """Operands that are images, where it is not only the first."""
 
@@ -156,6 +160,28 @@ def _softmax_on_last_axis(node: Node, rewriter: Rewriter) -> None:
     rewriter.replace_input(node, 0, turned)
     rewriter.set_attribute(node, "axis", rank - 1)
     _turn_result(node, rewriter, perm)
+
+
+def _reduce_last_axes(node: Node, rewriter: Rewriter) -> None:
+    """A float reduction along the last axes; the result's sizes of 1 are put back by a reshape."""
+    x, axes = node.operand(0), reduced_axes(node)
+    rank = len(x.tensor.static_shape)
+    if axes is None or axes == tuple(range(rank - len(axes), rank)):
+        return
+    others = [axis for axis in range(rank) if axis not in axes]
+    turned = insert_transpose(rewriter, x, [*others, *axes], node)
+    last = rewriter.constant("axes", np.arange(rank - len(axes), rank))
+    shape = tuple(x.tensor.static_shape[axis] for axis in others)
+    made = rewriter.insert(
+        node.op,
+        [turned, last],
+        [node.output.tensor.with_shape(shape)],
+        attributes={"keepdims": 0},
+        name=node.name,
+        before=node,
+    )
+    wanted = node.output.tensor.static_shape
+    rewriter.replace(node, [_reshape(rewriter, made.output, wanted, node)])
 
 
 __all__ = ["convert_layout"]

@@ -239,7 +239,7 @@ def softmax(x: Any) -> FloatArray:
 
 
 def sum_in_lanes(terms: Any) -> NDArray[np.float64]:
-    """Contracts 11 and 12: the float64 sum along the last axis, kept as an axis of size 1.
+    """Contracts 11, 12 and 14: the float64 sum along the last axis, kept as an axis of size 1.
 
     Element ``i`` is added, in order, to partial sum ``i % SUM_LANES``, which begins as +0; partial
     sums are added in halves.
@@ -289,6 +289,33 @@ def layer_norm(x: Any, scale: Any, bias: Any | None, epsilon: float) -> FloatArr
         if bias is not None:
             y = y + np.asarray(bias, F32)
         return np.asarray(np.where(np.isnan(y), F32(np.nan), y), F32)
+
+
+# -- reductions of float32 rows (contract 14) ----------------------------------------------------
+
+
+def row_sum(x: Any) -> FloatArray:
+    """Contract 14: the sum of float32 ``x`` along its last axis, which stays with size 1."""
+    with np.errstate(all="ignore"):
+        return _rounded(sum_in_lanes(np.asarray(x, F32)))
+
+
+def row_mean(x: Any) -> FloatArray:
+    """Contract 14: the mean of float32 ``x`` along its last axis, which stays with size 1."""
+    x = np.asarray(x, F32)
+    with np.errstate(all="ignore"):
+        return _rounded(sum_in_lanes(x) / np.float64(x.shape[-1]))
+
+
+def row_length(x: Any) -> FloatArray:
+    """Contract 14: the Euclidean length of float32 ``x`` along its last axis, kept with size 1."""
+    with np.errstate(all="ignore"):
+        return _rounded(np.sqrt(sum_in_lanes(np.square(np.asarray(x, np.float64)))))
+
+
+def _rounded(total: NDArray[np.float64]) -> FloatArray:
+    """As float32, each NaN as ``0x7fc00000``."""
+    return np.asarray(np.where(np.isnan(total), F32(np.nan), total.astype(F32)), F32)
 
 
 # -- float32 matrix product (contract 13) --------------------------------------------------------

@@ -13,6 +13,7 @@ from qcc.backends.llvm.selectors.elementwise import (
 from qcc.backends.llvm.selectors.floats import (
     select_float_binary,
     select_float_matmul,
+    select_float_reduction,
     select_float_softmax,
     select_float_unary,
     select_layer_norm,
@@ -69,6 +70,12 @@ SELECTORS: dict[str, Selector] = {
     "Softmax": select_float_softmax,
     "LayerNormalization": select_layer_norm,
     "Gather": select_lookup,
+    "Pow": select_float_unary,
+    "Sqrt": select_float_unary,
+    "Reciprocal": select_float_unary,
+    "ReduceSum": select_float_reduction,
+    "ReduceMean": select_float_reduction,
+    "ReduceL2": select_float_reduction,
     "MatMul": select_float_matmul,
 }
 """Op of the LOWERED graph to the function that plans its kernels."""

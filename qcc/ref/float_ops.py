@@ -1,9 +1,9 @@
 """Float32 ops that native code computes itself, with their numpy reference.
 
-Softmax and Sigmoid are contract 11, LayerNormalization is contract 12, MatMul contract 13: native
-code gives the bytes of :mod:`qcc.numerics`, and onnxruntime differs in the last places.  Gather
-moves values.  All others are a single IEEE operation an element, so numpy, onnxruntime and native
-code agree bit for bit (NaN payloads excepted).
+Softmax and Sigmoid are contract 11, LayerNormalization is contract 12, MatMul contract 13, the
+reductions contract 14: native code gives the bytes of :mod:`qcc.numerics`, and onnxruntime differs
+in the last places.  Gather moves values.  All others are a single IEEE operation an element, so
+numpy, onnxruntime and native code agree bit for bit (NaN payloads excepted).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from qcc import numerics
 from qcc.errors import DataError
-from qcc.ir.core import Array, Node
+from qcc.ir.core import Array, Node, constant_array
 from qcc.ir.ops import attribute
 
 NativeFloat = Callable[[Node, Sequence["Array | None"]], Array]
@@ -45,6 +45,14 @@ def _binary(function: Callable[[Array, Array], Array]) -> NativeFloat:
             for operand in rest:
                 first = function(first, operand)
         return np.asarray(first, np.float32)
+
+    return evaluate
+
+
+def _unary(function: Callable[[Array], Array]) -> Callable[[Sequence[Array | None]], Array]:
+    def evaluate(arrays: Sequence[Array | None]) -> Array:
+        with np.errstate(all="ignore"):
+            return np.asarray(function(np.asarray(arrays[0], np.float32)), np.float32)
 
     return evaluate
 
@@ -120,6 +128,38 @@ def _multiplies_activations(node: Node) -> bool:
     return all(v.constant is None and len(v.tensor.static_shape) > 1 for v in values)
 
 
+def reduced_axes(node: Node) -> tuple[int, ...] | None:
+    """The axes that a reduction of static shape reduces, in order; None where they vary."""
+    rank = len(node.operand(0).tensor.static_shape)
+    given = node.input(1)
+    axes = () if given is None else constant_array(given)
+    if axes is None:
+        return None
+    chosen = tuple(sorted({int(axis) % rank for axis in axes}))
+    return chosen or (() if attribute(node, "noop_with_empty_axes") else tuple(range(rank)))
+
+
+def _reduction(function: Callable[[Array], Array]) -> NativeFloat:
+    def evaluate(node: Node, arrays: Sequence[Array | None]) -> Array:
+        x, axes = np.asarray(arrays[0], np.float32), reduced_axes(node) or ()
+        others = [axis for axis in range(x.ndim) if axis not in axes]
+        rows = x.transpose(*others, *axes).reshape(*(x.shape[axis] for axis in others), -1)
+        return function(rows).reshape(node.output.tensor.static_shape)
+
+    return evaluate
+
+
+def _reduces_known_axes(node: Node) -> bool:
+    """Whether the reduced axes are known, and there are some."""
+    return bool(reduced_axes(node)) and 0 not in node.operand(0).tensor.static_shape
+
+
+def _squares(node: Node) -> bool:
+    """Whether the exponent of a Pow is the number 2."""
+    exponent = constant_array(node.input(1))
+    return exponent is not None and exponent.size == 1 and float(exponent.reshape(())) == 2.0
+
+
 NATIVE_FLOAT_OPS: dict[str, NativeFloat] = {
     "Add": _binary(np.add),
     "Sub": _binary(np.subtract),
@@ -133,18 +173,28 @@ NATIVE_FLOAT_OPS: dict[str, NativeFloat] = {
     "Softmax": _softmax,
     "Sigmoid": lambda node, arrays: numerics.sigmoid(arrays[0]),
     "LayerNormalization": _layer_norm,
+    "Pow": lambda node, arrays: _unary(np.square)(arrays),
+    "Sqrt": lambda node, arrays: _unary(np.sqrt)(arrays),
+    "Reciprocal": lambda node, arrays: _unary(np.reciprocal)(arrays),
+    "ReduceSum": _reduction(numerics.row_sum),
+    "ReduceMean": _reduction(numerics.row_mean),
+    "ReduceL2": _reduction(numerics.row_length),
     "Gather": _gather,
     "MatMul": lambda node, arrays: numerics.matmul(arrays[0], arrays[1]),
 }
 """Float ONNX op to its numpy reference; operands are float32 but for :data:`_INTEGERS`."""
 
-_INTEGERS: dict[str, int] = {"Gather": 1}
+_INTEGERS: dict[str, int] = {"Gather": 1, "ReduceSum": 1, "ReduceMean": 1, "ReduceL2": 1}
 """The operand that is int32 or int64, where an op has one."""
 
 _FORMS: dict[str, Callable[[Node], bool]] = {
     "LayerNormalization": _is_plain_layer_norm,
     "Gather": _takes_rows,
     "MatMul": _multiplies_activations,
+    "Pow": _squares,
+    "ReduceSum": _reduces_known_axes,
+    "ReduceMean": _reduces_known_axes,
+    "ReduceL2": _reduces_known_axes,
 }
 """Ops of which the reference knows some forms only: whether ``node`` has such a form."""
 
@@ -157,7 +207,7 @@ def is_native_float(node: Node) -> bool:
     if not all(value.tensor.is_static for value in values):
         return False
     place = _INTEGERS.get(node.op)
-    indices = None if place is None else node.operand(place)
+    indices = None if place is None else node.input(place)
     if indices is not None and indices.tensor.element not in ("int32", "int64"):
         return False
     if not all(value.tensor.is_float for value in values if value is not indices):

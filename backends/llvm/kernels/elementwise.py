@@ -19,10 +19,11 @@ from qcc.backends.llvm.kernels import Packed
 from qcc.backends.llvm.kernels.exponential import sigmoid
 from qcc.backends.llvm.kernels.lanes import Scalars, load_floats, store_floats
 from qcc.backends.llvm.kernels.nest import Nest, View
+from qcc.backends.llvm.kernels.rows import square_root
 from qcc.errors import ConfigError
 
 FloatOp = Literal["add", "sub", "mul", "div", "minimum", "maximum"]
-UnaryOp = Literal["relu", "neg", "clip", "sigmoid"]
+UnaryOp = Literal["relu", "neg", "clip", "sigmoid", "square", "sqrt", "reciprocal"]
 
 UNROLL = 2
 """Vectors of one turn of the loop."""
@@ -111,12 +112,20 @@ class FloatBinaryKernel:
         return k.finish()
 
 
+_UNARY: dict[str, Callable[[LoopBuilder, Value], Value]] = {
+    "neg": lambda k, x: k.ir.fneg(x),
+    "sigmoid": sigmoid,
+    "square": lambda k, x: k.ir.fmul(x, x),
+    "sqrt": square_root,
+    "reciprocal": lambda k, x: k.ir.fdiv(constant(x.type, 1.0), x),
+}
+
 _BOUNDS = Scalars((("low", "f32"), ("high", "f32")))
 
 
 @dataclass(frozen=True)
 class FloatUnaryKernel:
-    """``relu``, ``neg``, ``clip`` or ``sigmoid`` over ``sizes``; the target may be the source.
+    """One operation an element over ``sizes``; the target may be the source.
 
     Operands: ``source, [bounds,] target`` (``bounds`` for ``clip``).
     """
@@ -152,10 +161,8 @@ class FloatUnaryKernel:
         bounds = _BOUNDS.load(k, isa, k.operand("bounds")) if self.op == "clip" else {}
 
         def one(value: Value) -> Value:
-            if self.op == "neg":
-                return k.ir.fneg(value)
-            if self.op == "sigmoid":
-                return sigmoid(k, value)
+            if self.op in _UNARY:
+                return _UNARY[self.op](k, value)
             low = bounds.get("low", constant(value.type, 0.0))
             # Ordered compares are false of NaN, which so stays; an equal zero becomes the bound.
             value = k.ir.select(k.ir.fcmp_ordered("<=", value, low), low, value)

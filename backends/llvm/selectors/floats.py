@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from qcc.backends.llvm.buffers import Buffer, Pointer
+from qcc.backends.llvm.kernels import Packed
 from qcc.backends.llvm.kernels.elementwise import (
     FloatBinaryKernel,
     FloatOp,
@@ -15,6 +16,7 @@ from qcc.backends.llvm.kernels.elementwise import (
     UnaryOp,
 )
 from qcc.backends.llvm.kernels.float_matmul import FloatMatmulKernel
+from qcc.backends.llvm.kernels.float_reduce import FloatReduceKernel, Reduction
 from qcc.backends.llvm.kernels.float_softmax import FloatSoftmaxKernel
 from qcc.backends.llvm.kernels.layer_norm import LayerNormKernel
 from qcc.backends.llvm.kernels.lookup import LookupKernel
@@ -36,7 +38,16 @@ _BINARY: dict[str, FloatOp] = {
     "Max": "maximum",
     "Min": "minimum",
 }
-_UNARY: dict[str, UnaryOp] = {"Relu": "relu", "Neg": "neg", "Clip": "clip", "Sigmoid": "sigmoid"}
+_UNARY: dict[str, UnaryOp] = {
+    "Relu": "relu",
+    "Neg": "neg",
+    "Clip": "clip",
+    "Sigmoid": "sigmoid",
+    "Pow": "square",
+    "Sqrt": "sqrt",
+    "Reciprocal": "reciprocal",
+}
+_REDUCTIONS: dict[str, Reduction] = {"ReduceSum": "sum", "ReduceMean": "mean", "ReduceL2": "length"}
 
 
 def select_float_binary(planner: Planner, node: Node) -> None:
@@ -60,8 +71,10 @@ def select_float_unary(planner: Planner, node: Node) -> None:
     sizes = target.shape or (1,)
     view = dense_view(sizes, 4)
     kernel = FloatUnaryKernel(_UNARY[node.op], sizes, view, view)
-    low, high = (_limit(node.input(i), d) for i, d in ((1, -np.inf), (2, np.inf)))
-    packed = kernel.pack(planner.isa, low=low, high=high)
+    packed: Packed = {}
+    if node.op == "Clip":
+        low, high = (_limit(node.input(i), d) for i, d in ((1, -np.inf), (2, np.inf)))
+        packed = kernel.pack(planner.isa, low=low, high=high)
     planner.emit(kernel, {"source": source.pointer, "target": target.pointer}, packed)
 
 
@@ -70,6 +83,14 @@ def select_float_softmax(planner: Planner, node: Node) -> None:
     source, target = planner.source(node.operand(0)), planner.result(node.output)
     view = dense_view(target.shape, 4)
     kernel = FloatSoftmaxKernel(target.shape, view, view)
+    planner.emit(kernel, {"source": source.pointer, "target": target.pointer})
+
+
+def select_float_reduction(planner: Planner, node: Node) -> None:
+    """Along the last axes, which is where the layout pass puts a reduction."""
+    source, target = planner.source(node.operand(0)), planner.result(node.output)
+    rows = math.prod(target.shape)
+    kernel = FloatReduceKernel(_REDUCTIONS[node.op], rows, math.prod(source.shape) // rows)
     planner.emit(kernel, {"source": source.pointer, "target": target.pointer})
 
 

@@ -216,6 +216,41 @@ def test_attention_is_native(name: str) -> None:
     assert any("float_matmul" in kernel for row in model.kernels for kernel in row.kernels)
 
 
+@pytest.mark.parametrize("name", ["x86-avx2", "x86-avxvnni", "x86-avx512vnni"])
+@pytest.mark.parametrize("keepdims", [0, 1])
+@pytest.mark.parametrize("op", ["ReduceSum", "ReduceMean", "ReduceL2"])
+@pytest.mark.parametrize("axes", [[-1], [1], [0, 2], [1, 3], [2, 3], None])
+def test_float_reductions_are_native(
+    name: str, keepdims: int, op: str, axes: list[int] | None
+) -> None:
+    b = Numbered()
+    shape = (2, 4, 5, 3)
+    x = b.op("MatMul", [b.q(b.input("x", *shape)), b.weight((3, 3), 1)], shape)
+    reduced = {axis % 4 for axis in axes} if axes else {0, 1, 2, 3}
+    kept = [1 if i in reduced else d for i, d in enumerate(shape) if keepdims or i not in reduced]
+    given = [x] if axes is None else [x, b.constant(axes)]
+    y = b.op(op, given, kept, keepdims=keepdims)
+    assert not compiled(b, b.done(y), executable_form(name)).regions
+
+
+def test_root_mean_square_norm_is_native() -> None:
+    b = Numbered()
+    x = b.op("MatMul", [b.q(b.input("x", 2, 5, 12)), b.weight((12, 12), 1)], (2, 5, 12))
+    square = b.op("Pow", [x, b.constant(np.float32(2))], (2, 5, 12))
+    mean = b.op("ReduceMean", [square, b.constant([-1])], (2, 5, 1))
+    root = b.op("Sqrt", [b.op("Add", [mean, b.constant(np.float32(1e-5))], (2, 5, 1))], (2, 5, 1))
+    y = b.op("Mul", [x, b.op("Reciprocal", [root], (2, 5, 1))], (2, 5, 12))
+    y = b.op("MatMul", [b.q(y), b.weight((12, 12), 1)], (2, 5, 12))
+    assert not compiled(b, b.done(y)).regions
+
+
+def test_other_powers_stay_in_a_region() -> None:
+    b = Numbered()
+    x = b.op("MatMul", [b.q(b.input("x", 3, 8)), b.weight((8, 5), 1)], (3, 5))
+    y = b.op("Pow", [b.op("Sigmoid", [x], (3, 5)), b.constant(np.float32(1.5))], (3, 5))
+    assert len(compiled(b, b.done(y)).regions) == 1
+
+
 def test_a_softmax_inside_a_region_stays_there() -> None:
     b = Numbered()
     x = b.op("MatMul", [b.q(b.input("x", 3, 8)), b.weight((8, 5), 1)], (3, 5))
