@@ -79,6 +79,7 @@ class Sinker:
         """Sink and cancel, then let bytes move where floats would, then simplify what stays."""
         self._repeat(self._step)
         self._repeat(self._raise_above_dequantize)
+        self._share()
         self._repeat(self._simplify)
 
     def _repeat(self, step: Callable[[Node], bool]) -> None:
@@ -88,6 +89,17 @@ class Sinker:
             for node in self.graph.nodes:
                 if node.graph is self.graph:
                     changed |= step(node)
+
+    def _share(self) -> None:
+        """Readers of a value in one order of axes read one transposition."""
+        found: dict[tuple[Value, Perm], Value] = {}
+        for node in self.graph.nodes:
+            above = transpose_of(node.output) if node.op == "q.transpose" else None
+            if above is None or node.output.is_output:
+                continue
+            first = found.setdefault(above, node.output)
+            if first is not node.output:
+                self.rewriter.replace(node, [first])
 
     # -- one step ---------------------------------------------------------------------------------
 

@@ -50,6 +50,14 @@ def test_transpositions_cancel_through_elementwise_ops() -> None:
     assert count(graph, "q.transpose") == 1
 
 
+def test_readers_of_an_input_share_its_transposition() -> None:
+    b = Numbered()
+    x = b.q(b.input("x", 2, 4, 5, 6))
+    means = [b.op("GlobalAveragePool", [conv(b, x)], (2, 8, 1, 1)) for _ in range(3)]
+    graph = laid_out(b, b.done(*(b.q(mean) for mean in means)))
+    assert count(graph, "q.transpose") == 1
+
+
 def test_squeeze_and_excite_needs_no_transposition_inside() -> None:
     b = Numbered()
     x = conv(b, b.q(b.input("x", 1, 4, 5, 6)))

@@ -101,12 +101,13 @@ def interior(layout: ActivationLayout, buffer: NDArray[Any]) -> NDArray[Any]:
 
 
 def outside_intact(layout: ActivationLayout, buffer: NDArray[np.uint8], fill: int) -> bool:
-    """Whether everything but the interior pixels (all their channels) still holds ``fill``."""
+    """Whether all but the interior pixels' channels (and their padding) still holds ``fill``."""
     shape = (layout.batch, layout.rows, layout.columns, layout.channel_stride)
     copy = buffer.reshape(shape).copy()
     copy[
         :,
         layout.halo_top : layout.halo_top + layout.height,
         layout.halo_left : layout.halo_left + layout.width,
+        : layout.padded_channels,
     ] = fill
     return bool((copy == fill).all())
