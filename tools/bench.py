@@ -272,7 +272,9 @@ def _sayer(bars: StageProgress) -> Say:
 def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parse(arguments)
     chosen.command = list(sys.argv[1:] if arguments is None else arguments)
-    chosen.work = chosen.work.resolve()
+    for name in ("work", "nets", "zoo"):
+        folder = getattr(chosen, name)
+        setattr(chosen, name, folder and folder.resolve())
     try:
         if chosen.render:
             write_tables(chosen, json.loads(chosen.json.read_text()))

@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -101,9 +102,15 @@ def _build_in_a_process(
     }
     command = [sys.executable, "-m", "peers.build", json.dumps(job)]
     try:
-        done = subprocess.run(
-            command, env=environment(setting), capture_output=True, text=True, timeout=seconds
-        )
+        with tempfile.TemporaryDirectory() as scratch:  # onnxruntime leaves files where it runs
+            done = subprocess.run(
+                command,
+                env=environment(setting),
+                cwd=scratch,
+                capture_output=True,
+                text=True,
+                timeout=seconds,
+            )
     except subprocess.TimeoutExpired:
         return {"reason": f"quantizing took more than {seconds:.0f} s"}
     lines = done.stdout.splitlines()
