@@ -428,6 +428,8 @@ _RULES: dict[str, Callable[[Sinker, Node], bool]] = {
     "Pow": Sinker.unary,
     "Sqrt": Sinker.unary,
     "Reciprocal": Sinker.unary,
+    "Tanh": Sinker.unary,
+    "Gelu": Sinker.unary,
     "q.concat": Sinker.concat,
     "q.pad": Sinker.pad,
     "q.slice": Sinker.slice,

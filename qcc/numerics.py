@@ -12,6 +12,8 @@ result is the same as clamping in float before the conversion.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -288,7 +290,7 @@ def layer_norm(x: Any, scale: Any, bias: Any | None, epsilon: float) -> FloatArr
         y = d * (np.float64(1) / root).astype(F32) * np.asarray(scale, F32)
         if bias is not None:
             y = y + np.asarray(bias, F32)
-        return np.asarray(np.where(np.isnan(y), F32(np.nan), y), F32)
+        return _one_nan(y)
 
 
 # -- reductions of float32 rows (contract 14) ----------------------------------------------------
@@ -297,25 +299,21 @@ def layer_norm(x: Any, scale: Any, bias: Any | None, epsilon: float) -> FloatArr
 def row_sum(x: Any) -> FloatArray:
     """Contract 14: the sum of float32 ``x`` along its last axis, which stays with size 1."""
     with np.errstate(all="ignore"):
-        return _rounded(sum_in_lanes(np.asarray(x, F32)))
+        return _one_nan(sum_in_lanes(np.asarray(x, F32)).astype(F32))
 
 
 def row_mean(x: Any) -> FloatArray:
     """Contract 14: the mean of float32 ``x`` along its last axis, which stays with size 1."""
     x = np.asarray(x, F32)
     with np.errstate(all="ignore"):
-        return _rounded(sum_in_lanes(x) / np.float64(x.shape[-1]))
+        return _one_nan((sum_in_lanes(x) / np.float64(x.shape[-1])).astype(F32))
 
 
 def row_length(x: Any) -> FloatArray:
     """Contract 14: the Euclidean length of float32 ``x`` along its last axis, kept with size 1."""
     with np.errstate(all="ignore"):
-        return _rounded(np.sqrt(sum_in_lanes(np.square(np.asarray(x, np.float64)))))
-
-
-def _rounded(total: NDArray[np.float64]) -> FloatArray:
-    """As float32, each NaN as ``0x7fc00000``."""
-    return np.asarray(np.where(np.isnan(total), F32(np.nan), total.astype(F32)), F32)
+        squares = np.square(np.asarray(x, np.float64))
+        return _one_nan(np.sqrt(sum_in_lanes(squares)).astype(F32))
 
 
 # -- float32 matrix product (contract 13) --------------------------------------------------------
@@ -333,4 +331,119 @@ def matmul(a: Any, b: Any) -> FloatArray:
     with np.errstate(all="ignore"):
         for k in range(a.shape[-1]):
             total += a[..., :, k, None] * b[..., None, k, :]
-    return np.asarray(np.where(np.isnan(total), F32(np.nan), total), F32)
+    return _one_nan(total)
+
+
+# -- float32 tanh and GELU (contract 15) ---------------------------------------------------------
+
+
+def _hexadecimal(*texts: str) -> tuple[np.float32, ...]:
+    return tuple(F32(float.fromhex(text)) for text in texts)
+
+
+@dataclass(frozen=True)
+class OddCurve:
+    """An odd function that tends to 1: ``z * P(z^2) / Q(z^2)`` for ``|z| <= limit``.
+
+    Coefficients are those of P and Q, highest power first.  They minimize the relative error, found
+    by reweighted least squares and rounded one after the other from the lowest power on.
+    """
+
+    limit: np.float32
+    numerator: tuple[np.float32, ...]
+    denominator: tuple[np.float32, ...]
+
+
+ERF = OddCurve(
+    F32(4.0),
+    _hexadecimal(
+        "0x1.487eeep-26",
+        "-0x1.045c48p-19",
+        "0x1.339c9cp-13",
+        "0x1.03e7b8p-8",
+        "0x1.a5729cp-5",
+        "0x1.a70444p-3",
+        "0x1.20dd74p+0",
+    ),
+    _hexadecimal(
+        "0x1.0a197cp-10",
+        "0x1.e87f7ep-7",
+        "0x1.e23a00p-4",
+        "0x1.08634ap-1",
+        "0x1p+0",
+    ),
+)
+"""The error function; the formula's own relative error is below 7e-8."""
+TANH = OddCurve(
+    F32(9.0),
+    _hexadecimal(
+        "-0x1.810848p-44",
+        "0x1.d2d674p-35",
+        "-0x1.5cb99ep-26",
+        "0x1.76f8d6p-17",
+        "0x1.971fb0p-9",
+        "0x1.0c004ap-3",
+        "0x1p+0",
+    ),
+    _hexadecimal(
+        "0x1.0b4ce2p-12",
+        "0x1.9178e4p-6",
+        "0x1.db5578p-2",
+        "0x1p+0",
+    ),
+)
+"""The hyperbolic tangent; the formula's own relative error is below 8e-9."""
+ROOT_HALF = F32(math.sqrt(0.5))
+GELU_TANH = (F32(math.sqrt(2 / math.pi)), F32(math.sqrt(2 / math.pi) * 0.044715))
+"""What tanh is applied to in GELU's approximation: weights of x and of x^3."""
+
+
+def _within(x: FloatArray, limit: np.float32) -> FloatArray:
+    """``x`` in ``[-limit, limit]``; NaN stays."""
+    return np.asarray(np.where(x > limit, limit, np.where(x < -limit, -limit, x)), F32)
+
+
+def _polynomial(t: FloatArray, coefficients: tuple[np.float32, ...]) -> FloatArray:
+    p = np.full_like(t, coefficients[0])
+    for coefficient in coefficients[1:]:
+        p = p * t + coefficient
+    return p
+
+
+def _odd(x: FloatArray, curve: OddCurve) -> FloatArray:
+    z = _within(x, curve.limit)
+    t = z * z
+    y = z * _polynomial(t, curve.numerator) / _polynomial(t, curve.denominator)
+    return _within(y, F32(1))
+
+
+def erf(x: Any) -> FloatArray:
+    """The error function of contract 15, by which :func:`gelu` is defined."""
+    with np.errstate(all="ignore"):
+        return _one_nan(_odd(np.asarray(x, F32), ERF))
+
+
+def tanh(x: Any) -> FloatArray:
+    """Contract 15: the hyperbolic tangent of float32 ``x``."""
+    with np.errstate(all="ignore"):
+        return _one_nan(_odd(np.asarray(x, F32), TANH))
+
+
+def gelu(x: Any) -> FloatArray:
+    """Contract 15: ``x / 2 * (1 + erf(x / sqrt 2))`` of float32 ``x``."""
+    x = np.asarray(x, F32)
+    with np.errstate(all="ignore"):
+        return _one_nan(x * F32(0.5) * (_odd(x * ROOT_HALF, ERF) + F32(1)))
+
+
+def gelu_tanh(x: Any) -> FloatArray:
+    """Contract 15: GELU by tanh, of float32 ``x``."""
+    x, (low, high) = np.asarray(x, F32), GELU_TANH
+    with np.errstate(all="ignore"):
+        inner = x * (x * x * high + low)
+        return _one_nan(x * F32(0.5) * (_odd(inner, TANH) + F32(1)))
+
+
+def _one_nan(y: Any) -> FloatArray:
+    """``y`` with every NaN as ``0x7fc00000``."""
+    return np.asarray(np.where(np.isnan(y), F32(np.nan), y), F32)

@@ -1,6 +1,8 @@
-"""Contracts 11 to 13 (float32 exponential, softmax, layer norm, products) against float64."""
+"""Contracts 11 to 15 (float32 softmax, layer norm, products, curves) against float64."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
@@ -80,6 +82,29 @@ def test_sigmoid_at_its_edges() -> None:
     assert found[:6].tolist() == [1.0, 0.0, 0.5, 0.5, 0.5, 0.0]
     assert found[6:].view(np.uint32) == 0x7FC00000
     assert numerics.sigmoid(np.float32(0)).shape == ()
+
+
+def test_tanh_and_erf_are_accurate() -> None:
+    x = np.concatenate([np.linspace(-12, 12, 40_001), np.geomspace(1e-38, 1, 2000)])
+    x = x.astype(np.float32)
+    for function, exact in ((numerics.tanh, math.tanh), (numerics.erf, math.erf)):
+        wanted = np.array([exact(float(value)) for value in x])
+        assert ulps(function(x), wanted).max() < 7
+        assert np.array_equal(function(-x), -function(x))
+
+
+def test_gelu_is_accurate() -> None:
+    x = np.linspace(-12, 12, 40_001).astype(np.float32)
+    wide = x.astype(np.float64)
+    gate = np.array([math.erf(value / math.sqrt(2)) for value in wide])
+    bound = 5e-7 * np.maximum(np.abs(x), 1)
+    assert (np.abs(numerics.gelu(x) - wide * (1 + gate) / 2) < bound).all()
+    gate = np.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3))
+    assert (np.abs(numerics.gelu_tanh(x) - wide * (1 + gate) / 2) < bound).all()
+    ends = np.array([-3e38, 3e38, np.inf, -0.0], np.float32)
+    for function in (numerics.gelu, numerics.gelu_tanh):
+        assert np.array_equal(function(ends), np.maximum(ends, 0))
+        assert function(np.float32(np.nan)).view(np.uint32) == 0x7FC00000
 
 
 def exact_layer_norm(x: np.ndarray, epsilon: float) -> np.ndarray:

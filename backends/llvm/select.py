@@ -73,6 +73,8 @@ SELECTORS: dict[str, Selector] = {
     "Pow": select_float_unary,
     "Sqrt": select_float_unary,
     "Reciprocal": select_float_unary,
+    "Tanh": select_float_unary,
+    "Gelu": select_float_unary,
     "ReduceSum": select_float_reduction,
     "ReduceMean": select_float_reduction,
     "ReduceL2": select_float_reduction,

@@ -1,15 +1,17 @@
 """Float32 ops that native code computes itself, with their numpy reference.
 
 Softmax and Sigmoid are contract 11, LayerNormalization is contract 12, MatMul contract 13, the
-reductions contract 14: native code gives the bytes of :mod:`qcc.numerics`, and onnxruntime differs
-in the last places.  Gather moves values.  All others are a single IEEE operation an element, so
-numpy, onnxruntime and native code agree bit for bit (NaN payloads excepted).
+reductions contract 14, Tanh and Gelu contract 15: native code gives the bytes of
+:mod:`qcc.numerics`, and onnxruntime differs in the last places.  Gather moves values.  All others
+are a single IEEE operation an element, so numpy, onnxruntime and native code agree bit for bit (NaN
+payloads excepted).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -160,6 +162,18 @@ def _squares(node: Node) -> bool:
     return exponent is not None and exponent.size == 1 and float(exponent.reshape(())) == 2.0
 
 
+_GELUS: dict[str, Callable[[Any], Array]] = {
+    "none": numerics.gelu,
+    "tanh": numerics.gelu_tanh,
+}
+
+
+def gelu_form(node: Node) -> str:
+    """The attribute ``approximate`` of a Gelu: ``none`` or ``tanh``."""
+    form = attribute(node, "approximate")
+    return form.decode() if isinstance(form, bytes) else str(form)
+
+
 NATIVE_FLOAT_OPS: dict[str, NativeFloat] = {
     "Add": _binary(np.add),
     "Sub": _binary(np.subtract),
@@ -179,6 +193,8 @@ NATIVE_FLOAT_OPS: dict[str, NativeFloat] = {
     "ReduceSum": _reduction(numerics.row_sum),
     "ReduceMean": _reduction(numerics.row_mean),
     "ReduceL2": _reduction(numerics.row_length),
+    "Tanh": lambda node, arrays: numerics.tanh(arrays[0]),
+    "Gelu": lambda node, arrays: _GELUS[gelu_form(node)](arrays[0]),
     "Gather": _gather,
     "MatMul": lambda node, arrays: numerics.matmul(arrays[0], arrays[1]),
 }

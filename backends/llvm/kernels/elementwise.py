@@ -16,6 +16,7 @@ import numpy as np
 from qcc.backends.llvm.builder import F32, Index, LoopBuilder, Value, constant, declare_kernel
 from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels import Packed
+from qcc.backends.llvm.kernels.curves import gelu, gelu_tanh, tanh
 from qcc.backends.llvm.kernels.exponential import sigmoid
 from qcc.backends.llvm.kernels.lanes import Scalars, load_floats, store_floats
 from qcc.backends.llvm.kernels.nest import Nest, View
@@ -23,7 +24,9 @@ from qcc.backends.llvm.kernels.rows import square_root
 from qcc.errors import ConfigError
 
 FloatOp = Literal["add", "sub", "mul", "div", "minimum", "maximum"]
-UnaryOp = Literal["relu", "neg", "clip", "sigmoid", "square", "sqrt", "reciprocal"]
+UnaryOp = Literal[
+    "relu", "neg", "clip", "sigmoid", "square", "sqrt", "reciprocal", "tanh", "gelu", "gelu_tanh"
+]
 
 UNROLL = 2
 """Vectors of one turn of the loop."""
@@ -115,6 +118,9 @@ class FloatBinaryKernel:
 _UNARY: dict[str, Callable[[LoopBuilder, Value], Value]] = {
     "neg": lambda k, x: k.ir.fneg(x),
     "sigmoid": sigmoid,
+    "tanh": tanh,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
     "square": lambda k, x: k.ir.fmul(x, x),
     "sqrt": square_root,
     "reciprocal": lambda k, x: k.ir.fdiv(constant(x.type, 1.0), x),

@@ -25,7 +25,7 @@ from qcc.backends.llvm.planner import Planner
 from qcc.backends.llvm.sync import FAULT_OFFSET
 from qcc.ir.core import Node, Value
 from qcc.ir.ops import attribute
-from qcc.ref.float_ops import normalized_length
+from qcc.ref.float_ops import gelu_form, normalized_length
 
 FAULT = Buffer("fault", 16, offset=FAULT_OFFSET)
 """The words of the arena's control block that a program looks at after a call."""
@@ -46,7 +46,9 @@ _UNARY: dict[str, UnaryOp] = {
     "Pow": "square",
     "Sqrt": "sqrt",
     "Reciprocal": "reciprocal",
+    "Tanh": "tanh",
 }
+_GELUS: dict[str, UnaryOp] = {"none": "gelu", "tanh": "gelu_tanh"}
 _REDUCTIONS: dict[str, Reduction] = {"ReduceSum": "sum", "ReduceMean": "mean", "ReduceL2": "length"}
 
 
@@ -70,7 +72,8 @@ def select_float_unary(planner: Planner, node: Node) -> None:
     source, target = planner.source(node.operand(0)), planner.result(node.output)
     sizes = target.shape or (1,)
     view = dense_view(sizes, 4)
-    kernel = FloatUnaryKernel(_UNARY[node.op], sizes, view, view)
+    op = _GELUS[gelu_form(node)] if node.op == "Gelu" else _UNARY[node.op]
+    kernel = FloatUnaryKernel(op, sizes, view, view)
     packed: Packed = {}
     if node.op == "Clip":
         low, high = (_limit(node.input(i), d) for i, d in ((1, -np.inf), (2, np.inf)))

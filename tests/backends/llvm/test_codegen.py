@@ -244,6 +244,16 @@ def test_root_mean_square_norm_is_native() -> None:
     assert not compiled(b, b.done(y)).regions
 
 
+@pytest.mark.parametrize("name", ["x86-avx2", "x86-avxvnni", "x86-avx512vnni"])
+@pytest.mark.parametrize("op", ["Tanh", "Gelu"])
+def test_curves_are_native(name: str, op: str) -> None:
+    b = Numbered()
+    x = b.op("MatMul", [b.q(b.input("x", 5, 12)), b.weight((12, 12), 1)], (5, 12))
+    y = b.op(op, [b.op(op, [x], (5, 12))], (5, 12))
+    z = b.op("Gelu", [y], (5, 12), approximate="tanh")
+    assert not compiled(b, b.done(z), executable_form(name)).regions
+
+
 def test_other_powers_stay_in_a_region() -> None:
     b = Numbered()
     x = b.op("MatMul", [b.q(b.input("x", 3, 8)), b.weight((8, 5), 1)], (3, 5))

@@ -1,4 +1,4 @@
-"""Sums, means and lengths of float rows, and plain unary ops, byte for byte."""
+"""Sums, means and lengths of float rows, and unary ops, byte for byte."""
 
 from __future__ import annotations
 
@@ -58,6 +58,27 @@ def test_unary(isa: str, op: UnaryOp) -> None:
     assert np.array_equal(np.signbit(found), np.signbit(wanted))
 
 
+CURVES: dict[UnaryOp, Any] = {
+    "tanh": numerics.tanh,
+    "gelu": numerics.gelu,
+    "gelu_tanh": numerics.gelu_tanh,
+}
+
+
+@pytest.mark.parametrize("isa", X86)
+@pytest.mark.parametrize("op", CURVES)
+@settings(deadline=None, max_examples=8)
+@given(x=ROWS)
+def test_curves(isa: str, op: UnaryOp, x: np.ndarray) -> None:
+    spread = np.random.default_rng(x.size).normal(0, 4, 300).astype(np.float32)
+    values = np.concatenate([x.ravel(), spread])
+    view = dense_view(values.shape, 4)
+    output = blank(values.nbytes)
+    kernel = FloatUnaryKernel(op, values.shape, view, view)
+    run(kernel, executable_form(isa), {"source": bytes_of(values), "target": output}, 2)
+    assert output.tobytes() == CURVES[op](values).tobytes()
+
+
 @pytest.mark.parametrize("length", [1, 5, 13, 30])
 def test_not_a_byte_past_the_end_is_touched(length: int) -> None:
     x = np.random.default_rng(length).normal(0, 2, (3, length)).astype(np.float32)
@@ -71,7 +92,10 @@ def test_not_a_byte_past_the_end_is_touched(length: int) -> None:
 
 @pytest.mark.parametrize("name", ISAS)
 def test_nothing_is_fused_or_called(name: str) -> None:
-    for op in REDUCTIONS:
-        text = build(FloatReduceKernel(op, 3, 1001), INSTRUCTION_SETS[name]).assembly
+    view = dense_view((1003,), 4)
+    kernels: list[Any] = [FloatReduceKernel(op, 3, 1001) for op in REDUCTIONS]
+    kernels += [FloatUnaryKernel(op, (1003,), view, view) for op in (*UNARY, *CURVES)]
+    for kernel in kernels:
+        text = build(kernel, INSTRUCTION_SETS[name]).assembly
         assert not any(word in text for word in ("vfmadd", "vfnmadd", "vfmsub", "vfnmsub"))
         assert not any(word in text for word in ("fmla", "fmadd", "callq", "\tbl\t"))

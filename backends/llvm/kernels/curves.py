@@ -1,0 +1,62 @@
+"""The error function, tanh and GELU of float32 vectors (contract 15).
+
+Operation for operation the formulas of :mod:`qcc.numerics`; nothing is fused, so that every
+instruction set gives the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from qcc import numerics
+from qcc.backends.llvm.builder import LoopBuilder, Value, constant
+from qcc.backends.llvm.kernels.exponential import nan_where_unordered
+
+
+def _polynomial(k: LoopBuilder, t: Value, coefficients: Sequence[np.float32]) -> Value:
+    p = constant(t.type, float(coefficients[0]))
+    for coefficient in coefficients[1:]:
+        p = k.ir.fadd(k.ir.fmul(p, t), constant(t.type, float(coefficient)))
+    return p
+
+
+def _within(k: LoopBuilder, x: Value, limit: float) -> Value:
+    """``x`` in ``[-limit, limit]``; the compares are false of NaN, which so stays."""
+    for sign, bound in ((">", limit), ("<", -limit)):
+        edge = constant(x.type, bound)
+        x = k.ir.select(k.ir.fcmp_ordered(sign, x, edge), edge, x)
+    return x
+
+
+def _odd(k: LoopBuilder, x: Value, curve: numerics.OddCurve) -> Value:
+    z = _within(k, x, float(curve.limit))
+    t = k.ir.fmul(z, z)
+    above = k.ir.fmul(z, _polynomial(k, t, curve.numerator))
+    return _within(k, k.ir.fdiv(above, _polynomial(k, t, curve.denominator)), 1.0)
+
+
+def tanh(k: LoopBuilder, x: Value) -> Value:
+    """The hyperbolic tangent, as :func:`qcc.numerics.tanh` has it."""
+    y = _odd(k, x, numerics.TANH)
+    return nan_where_unordered(k, y, y)
+
+
+def gelu(k: LoopBuilder, x: Value) -> Value:
+    """GELU by the error function, as :func:`qcc.numerics.gelu` has it."""
+    inner = k.ir.fmul(x, constant(x.type, float(numerics.ROOT_HALF)))
+    return _gated(k, x, _odd(k, inner, numerics.ERF))
+
+
+def gelu_tanh(k: LoopBuilder, x: Value) -> Value:
+    """GELU by tanh, as :func:`qcc.numerics.gelu_tanh` has it."""
+    low, high = (constant(x.type, float(weight)) for weight in numerics.GELU_TANH)
+    inner = k.ir.fmul(x, k.ir.fadd(k.ir.fmul(k.ir.fmul(x, x), high), low))
+    return _gated(k, x, _odd(k, inner, numerics.TANH))
+
+
+def _gated(k: LoopBuilder, x: Value, gate: Value) -> Value:
+    half = k.ir.fmul(x, constant(x.type, 0.5))
+    y = k.ir.fmul(half, k.ir.fadd(gate, constant(x.type, 1.0)))
+    return nan_where_unordered(k, y, y)
