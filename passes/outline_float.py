@@ -95,8 +95,12 @@ def _foreign_nodes(graph: Graph, capable: Callable[[Node], bool]) -> set[Node]:
     node to another of the same depth.  Depths are those that nodes have while such nodes count
     neither as native nor as foreign: that is the least depth that each can have, and what stays
     native here does not raise it.  Graph inputs count as foreign values of depth 0.
+
+    A graph without integers is one region, which runs with any shapes.
     """
     own = [node for node in graph.nodes if node.domain != "q"]
+    if len(own) == len(graph.nodes):
+        return set(own)
     flexible = {node for node in own if capable(node)}
     rigid = set(own) - flexible
     reached = _least_depths(graph, flexible, rigid)

@@ -157,8 +157,10 @@ def _reduces_known_axes(node: Node) -> bool:
 
 
 def _squares(node: Node) -> bool:
-    """Whether the exponent of a Pow is the number 2."""
+    """Whether the exponent of a Pow is the number 2, and broadcasts nothing."""
     exponent = constant_array(node.input(1))
+    if node.operand(0).tensor.static_shape != node.output.tensor.static_shape:
+        return False
     return exponent is not None and exponent.size == 1 and float(exponent.reshape(())) == 2.0
 
 

@@ -110,6 +110,13 @@ def test_movement_among_native_float_ops_is_native() -> None:
     assert {"q.reshape", "q.transpose"} <= {node.op for node in graph.nodes}
 
 
+def test_a_graph_without_integers_is_one_region() -> None:
+    b = Numbered()
+    flat = b.op("Reshape", [b.op("Softplus", [b.input("x", 2, 3)], (2, 3)), b.constant([6])], (6,))
+    (region,) = outlined(b, b.done(b.op("Neg", [flat], (6,))))
+    assert body_ops(region) == ["Softplus", "Reshape", "Neg"]
+
+
 def test_movement_inside_a_region_stays_there() -> None:
     b = Numbered()
     conv = b.op("Conv", [b.q(b.input("x", 1, 4, 3, 3)), b.weight((4, 4, 1, 1))], (1, 4, 3, 3))
