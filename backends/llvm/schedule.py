@@ -48,7 +48,7 @@ class _InnerCost:
 
 _COSTS: dict[tuple[Inner, int], _InnerCost] = {
     ("widened", 32): _InnerCost(1.22, 0.25, 1.0, 0.6, 2),
-    ("pairs", 32): _InnerCost(1.0, 0.15, 0.15, 0.4, 3),
+    ("pairs", 32): _InnerCost(1.0, 0.25, 0.1, 0.4, 3),
     ("mixed", 32): _InnerCost(1.15, 0.2, 0.5, 1.0, 3),
     ("dot", 64): _InnerCost(1.0, 0.1, 0.2, 0.5, 1),
     ("dot", 32): _InnerCost(0.5, 0.15, 0.3, 0.5, 1),
