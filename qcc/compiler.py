@@ -59,6 +59,7 @@ def compile(
     qconfig_mapping: QConfigMapping | None = None,
     observer: str | None = None,
     opset: int = 21,
+    tune: float = 0.0,
     progress: Progress | None = None,
 ) -> Executable | ExportedModel:
     """Quantize ``model`` and compile it.
@@ -67,17 +68,38 @@ def compile(
     QuantizeLinear/DequantizeLinear needs none.  ``target`` is ``host``, an instruction set, or
     ``onnx``: native targets give an Executable, export targets an ExportedModel; both have
     ``save`` and ``report``.  ``observer`` names the activation observer of the default mapping.
+    ``tune`` seconds go into measuring schedules of matrix kernels on this machine.
     ``progress(stage, done, total)`` is called on the way.
 
     Raises ModelError, DataError or ConfigError in one sentence.
     """
     backend = backend_name(target)
+    _check_tuning(target, tune)
     graph = model if isinstance(model, Graph) else read_graph(model)
     quantized = quantize(graph, calibration, backend, qconfig_mapping, observer, progress)
     size = _model_bytes(model)
     if target in export_targets():
         return _exported(quantized, target, opset, size)
-    return _native(quantized, target, threads, size)
+    return _native(quantized, target, threads, size, tune)
+
+
+def _check_tuning(target: str, tune: float) -> None:
+    """Refuse before any work is done what cannot be tuned here."""
+    if not tune:
+        return
+    if tune < 0:
+        raise ConfigError(f"the seconds to tune for must be positive, got {tune:g}")
+    if target in export_targets():
+        raise ConfigError(f"target {target} gives an ONNX model, which has no kernels to tune")
+    from qcc.backends.llvm.isa import can_run
+    from qcc.runtime.build import target_instruction_sets
+
+    foreign = [isa.name for isa in target_instruction_sets(target) if not can_run(isa)]
+    if foreign:
+        raise ConfigError(
+            f"kernels for {', '.join(foreign)} cannot be measured on this CPU: compile without "
+            "tuning, or on a machine that runs them"
+        )
 
 
 def quantize(
@@ -131,7 +153,9 @@ def _exported(quantized: QuantizedModel, target: str, opset: int, size: int) -> 
     return ExportedModel(quantized, report, opset)
 
 
-def _native(quantized: QuantizedModel, target: str, threads: int, size: int) -> Executable:
+def _native(
+    quantized: QuantizedModel, target: str, threads: int, size: int, tune: float
+) -> Executable:
     from qcc.backends.llvm.isa import can_run
     from qcc.runtime.build import codegen, target_instruction_set
     from qcc.runtime.export_check import float_outputs, output_sqnr
@@ -139,7 +163,7 @@ def _native(quantized: QuantizedModel, target: str, threads: int, size: int) -> 
 
     samples = _first_samples(quantized)
     shapes = _shapes_to_compile(quantized.graph, samples)
-    executable = codegen(quantized.graph, target, threads, shapes=shapes)
+    executable = codegen(quantized.graph, target, threads, shapes=shapes, tune=tune)
     report = merge_reports(quantized.report, executable.report)
     if can_run(target_instruction_set(target)):
         exact = float_outputs(quantized.float_graph, samples)
@@ -195,6 +219,7 @@ def compile_file(
     observer: str | None = None,
     threads: int = 1,
     opset: int = 21,
+    tune: float = 0.0,
     progress: Progress | None = None,
 ) -> CompileReport:
     """Compile ``model`` and write ``output`` in the form that its ending asks for."""
@@ -209,6 +234,7 @@ def compile_file(
         qconfig_mapping=mapping,
         observer=observer,
         opset=opset,
+        tune=tune,
         progress=progress,
     )
     if suffix in (".qcc", ".onnx"):

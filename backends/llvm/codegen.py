@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,16 +30,22 @@ from qcc.ir.core import Graph, Value
 from qcc.ir.integer.region import region_body
 from qcc.ir.types import TensorType
 
+if TYPE_CHECKING:
+    from qcc.backends.llvm.tuning import Chooser
 
-def compile_graph(graph: Graph, isa: InstructionSet) -> CompiledModel:
+
+def compile_graph(
+    graph: Graph, isa: InstructionSet, chooser: Chooser | None = None
+) -> CompiledModel:
     """Compile a LOWERED graph that :func:`qcc.passes.layout.convert_layout` has laid out.
 
+    ``chooser`` chooses the schedules of matrix kernels (:mod:`qcc.backends.llvm.tuning`).
     Raises :class:`ModelError` where a node has no kernel.
     """
     for node in graph.nodes:
         if node.op not in SELECTORS and node.op != "q.region":
             raise ModelError(f"There is no native kernel for '{node.op}'.", node=node.label)
-    planner = Planner(graph, isa, SELECTORS)
+    planner = Planner(graph, isa, SELECTORS, chooser)
     planner.run()
     segments = [s for s in planner.segments if s.calls or s.region is not None]
     arena_bytes = _place(planner, segments)

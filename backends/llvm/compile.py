@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from qcc.backends.llvm.codegen import compile_graph
 from qcc.backends.llvm.isa import InstructionSet
@@ -16,6 +17,9 @@ from qcc.passes.layout import convert_layout
 from qcc.passes.lower import LoweringPattern, LoweringReport, lower
 from qcc.passes.outline_float import outline_float
 from qcc.quant.report import NodeReport
+
+if TYPE_CHECKING:
+    from qcc.backends.llvm.tuning import Chooser
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,12 @@ def compile_numbered(
     isa: InstructionSet,
     patterns: Iterable[LoweringPattern],
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    chooser: Chooser | None = None,
 ) -> NativeProgram:
     """Compile a NUMBERED graph, which is left as it is.
 
-    ``shapes`` gives input shapes where the graph has symbolic dimensions.
+    ``shapes`` gives input shapes where the graph has symbolic dimensions; ``chooser`` chooses the
+    schedules of matrix kernels (:mod:`qcc.backends.llvm.tuning`).
     """
     lowered = _with_shapes(graph, shapes)
     before = [(n.label, n.op) for n in lowered.nodes if n.domain != "q"]
@@ -47,7 +53,7 @@ def compile_numbered(
     outline_float(lowered, report.refusals, has_native_kernel)
     laid_out = lowered.clone()
     convert_layout(laid_out)
-    model = compile_graph(laid_out, isa)
+    model = compile_graph(laid_out, isa, chooser)
     return NativeProgram(model, lowered, tuple(_rows(before, lowered, report, model)))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -35,6 +35,9 @@ from qcc.backends.llvm.module import Call
 from qcc.backends.llvm.placement import Placement
 from qcc.ir.core import Graph, Node, Value
 
+if TYPE_CHECKING:
+    from qcc.backends.llvm.tuning import Chooser
+
 Halo: TypeAlias = "tuple[int, int, int, int]"
 """Pixels around the image: top, left, bottom, right."""
 Selector: TypeAlias = "Callable[[Planner, Node], None]"
@@ -56,9 +59,15 @@ class Planner:
     """Collects what native code needs for one graph and one instruction set."""
 
     def __init__(
-        self, graph: Graph, isa: InstructionSet, selectors: Mapping[str, Selector]
+        self,
+        graph: Graph,
+        isa: InstructionSet,
+        selectors: Mapping[str, Selector],
+        chooser: Chooser | None = None,
     ) -> None:
         self.graph, self.isa, self.selectors = graph, isa, selectors
+        self.chooser = chooser
+        """Chooses the schedules of matrix kernels; the cost model does where it is None."""
         self.pool = ConstantPool()
         self.segments: list[Segment] = [Segment()]
         self.slots: dict[Value, int] = {value: i for i, value in enumerate(graph.inputs)}

@@ -9,7 +9,7 @@ constants are cycles measured on Zen 3 (AVX2) and Zen 4 (AVX512-VNNI).
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from qcc.backends.llvm.isa import InstructionSet
@@ -113,36 +113,63 @@ _WORK_ITEMS = 16
 """Work items to aim for, so that threads can share them evenly."""
 
 
-@functools.cache
-def gemm_schedule(
-    isa: InstructionSet,
-    inner: Inner,
-    m: int,
-    n: int,
-    k: int,
-    row_bytes: int,
-    row_limit: int,
-    copied: bool,
-) -> GemmSchedule:
-    """The schedule of an ``m x n`` product over ``k`` products per output.
+@dataclass(frozen=True)
+class GemmShape:
+    """A matrix product as the cost model sees it: ``m x n`` over ``k`` products per output.
 
     ``row_bytes``: bytes that one row of activations occupies in the block; ``row_limit``: most rows
     of a tile; ``copied``: each work item copies its rows first, so column chunks repeat the copy.
     """
-    tiles = [tile for tile in candidates(isa, inner) if tile[0] <= row_limit]
-    turns = -(-k // 4)
-    vectors = -(-n // isa.lanes)
-    fitting = [tile for tile in tiles if tile[1] <= vectors] or tiles
-    rows, width = min(fitting, key=lambda tile: gemm_cycles(isa, inner, tile, m, n, turns))
-    row_tiles = split_rows(m, rows)[0]
-    column_tiles = -(-vectors // width)
-    block = max(1, min(row_tiles, _BLOCK_BYTES // (rows * row_bytes)))
-    if column_tiles <= 2:
-        block = min(block, max(1, 16384 // (rows * row_bytes)))
-    smallest = max(1, (128 if copied else 32) // (width * isa.lanes))
-    most_chunks = -(-column_tiles // smallest)
-    block = min(block, -(-row_tiles // -(-_WORK_ITEMS // most_chunks)))
-    blocks = -(-row_tiles // block)
-    chunks = min(most_chunks, -(-_WORK_ITEMS // blocks))
-    chunk = max(smallest, -(-column_tiles // chunks))
-    return GemmSchedule(rows, width, block, min(chunk, column_tiles))
+
+    m: int
+    n: int
+    k: int
+    row_bytes: int
+    row_limit: int
+    copied: bool
+
+    def tiles(self, isa: InstructionSet, inner: Inner) -> list[tuple[int, int]]:
+        """Tiles that fit, the one that the model thinks best first."""
+        tiles = [tile for tile in candidates(isa, inner) if tile[0] <= self.row_limit]
+        vectors = -(-self.n // isa.lanes)
+        fitting = [tile for tile in tiles if tile[1] <= vectors] or tiles
+        turns = -(-self.k // 4)
+        return sorted(fitting, key=lambda t: gemm_cycles(isa, inner, t, self.m, self.n, turns))
+
+    def schedule(self, isa: InstructionSet, tile: tuple[int, int]) -> GemmSchedule:
+        """How the product is cut for a tile."""
+        rows, width = tile
+        vectors = -(-self.n // isa.lanes)
+        row_tiles = split_rows(self.m, rows)[0]
+        column_tiles = -(-vectors // width)
+        block = max(1, min(row_tiles, _BLOCK_BYTES // (rows * self.row_bytes)))
+        if column_tiles <= 2:
+            block = min(block, max(1, 16384 // (rows * self.row_bytes)))
+        smallest = max(1, (128 if self.copied else 32) // (width * isa.lanes))
+        most_chunks = -(-column_tiles // smallest)
+        block = min(block, -(-row_tiles // -(-_WORK_ITEMS // most_chunks)))
+        blocks = -(-row_tiles // block)
+        chunks = min(most_chunks, -(-_WORK_ITEMS // blocks))
+        chunk = max(smallest, -(-column_tiles // chunks))
+        return GemmSchedule(rows, width, block, min(chunk, column_tiles))
+
+
+@functools.cache
+def gemm_schedule(isa: InstructionSet, inner: Inner, shape: GemmShape) -> GemmSchedule:
+    """The schedule that the cost model thinks best."""
+    return shape.schedule(isa, shape.tiles(isa, inner)[0])
+
+
+MEASURED_TILES = 8
+"""Tiles that are worth measuring: the model is never further off than these."""
+
+
+def alternatives(isa: InstructionSet, inner: Inner, shape: GemmShape) -> list[GemmSchedule]:
+    """Schedules worth measuring, the cost model's own first: other tiles, other blocks of rows."""
+    tiles = shape.tiles(isa, inner)[:MEASURED_TILES]
+    found = [shape.schedule(isa, tile) for tile in tiles]
+    first = found[0]
+    most = split_rows(shape.m, first.rows)[0]
+    blocks = (first.block_tiles // 2, first.block_tiles * 2)
+    found += [replace(first, block_tiles=block) for block in blocks if 1 <= block <= most]
+    return list(dict.fromkeys(found))

@@ -48,6 +48,15 @@ def compile_model(
     opset: Annotated[
         int, typer.Option("--opset", help="Opset of an exported ONNX model (10 to 25).")
     ] = 21,
+    tune: Annotated[
+        float,
+        typer.Option(
+            "--tune",
+            metavar="SECONDS",
+            min=0,
+            help="Measure schedules of the kernels on this machine for so long.",
+        ),
+    ] = 0.0,
     reading: DataOptions = PLAIN,
     as_json: JsonOption = False,
 ) -> None:
@@ -61,6 +70,8 @@ def compile_model(
 
       qcc compile model.onnx --calib photos/ --image-size 224 --mean 0.485,0.456,0.406
       --std 0.229,0.224,0.225 -o model.qcc
+
+      qcc compile model.onnx --calib samples.npz --tune 60 -o model.qcc
 
       qcc compile model.onnx --calib loader:batches --target x86-avx2 -o model.s
     """
@@ -79,6 +90,7 @@ def compile_model(
             observer=observer,
             threads=threads,
             opset=opset,
+            tune=tune,
             progress=bars,
         )
     if as_json:

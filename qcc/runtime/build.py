@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from qcc.backends.llvm.isa import (
     INSTRUCTION_SETS,
@@ -18,6 +19,9 @@ from qcc.quant.backend_config import BackendConfig
 from qcc.quant.report import CompileReport
 from qcc.runtime.executable import Executable, Variant
 
+if TYPE_CHECKING:
+    from qcc.backends.llvm.tuning import Tuner
+
 
 def codegen(
     graph: Graph,
@@ -26,6 +30,7 @@ def codegen(
     *,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     emulate: bool = False,
+    tune: float = 0.0,
 ) -> Executable:
     """Compile a NUMBERED graph (Q/DQ around float ops) to native code.
 
@@ -34,8 +39,10 @@ def codegen(
     instruction set that this CPU lacks can be saved, but not run.  ``threads`` native threads work
     on each call.  ``shapes`` are input shapes to compile for now where the graph has symbolic
     dimensions; other shapes are compiled when they are first met.  ``emulate`` replaces the
-    instructions of the target by their definitions, so that its code runs here.  ``graph`` may be
-    what ``convert`` gives.  Raises :class:`ConfigError` for an unknown target.
+    instructions of the target by their definitions, so that its code runs here.  ``tune`` seconds
+    go into measuring schedules of matrix kernels here (:mod:`qcc.backends.llvm.tuning`).  ``graph``
+    may be what ``convert`` gives.  Raises :class:`ConfigError` for an unknown target, or one that
+    cannot be tuned here.
     """
     graph = getattr(graph, "graph", graph)
     if graph.stage is not Stage.NUMBERED:
@@ -48,7 +55,7 @@ def codegen(
     sets = target_instruction_sets(target)
     if emulate:
         sets = tuple(isa.for_emulation() for isa in sets)
-    return executable_for(graph, sets, threads, shapes)
+    return executable_for(graph, sets, threads, shapes, tune)
 
 
 def target_instruction_sets(target: str) -> tuple[InstructionSet, ...]:
@@ -87,6 +94,7 @@ def executable_for(
     sets: Sequence[InstructionSet],
     threads: int,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    tune: float = 0.0,
 ) -> Executable:
     """Compile ``graph`` now where its shapes are fixed or given, else when they are first met.
 
@@ -102,8 +110,11 @@ def executable_for(
     fixed = all(value.tensor.is_static for value in graph.inputs)
     for isa in sets if fixed or shapes is not None else ():
         given = None if fixed else shapes
-        program = compile_numbered(graph, isa, backend_of(isa).patterns, given)
+        tuner = _tuner(isa, tune)
+        program = compile_numbered(graph, isa, backend_of(isa).patterns, given, tuner)
         variants.append(Variant(_input_shapes(graph, given), program.model))
+        if tuner is not None:
+            tuner.save()
         if isa is not chosen:
             continue
         outputs = program.model.outputs if fixed else outputs
@@ -111,6 +122,7 @@ def executable_for(
             nodes=program.rows,
             arena_bytes=program.model.arena_bytes,
             weight_bytes=int(program.model.weights.size),
+            notes=() if tuner is None else (tuner.note,),
         )
 
     def compile_for(shapes: Mapping[str, tuple[int, ...]]) -> CompiledModel:
@@ -126,6 +138,14 @@ def executable_for(
         compile_for=compile_for,
         graph=graph,
     )
+
+
+def _tuner(isa: InstructionSet, seconds: float) -> Tuner | None:
+    if seconds <= 0:
+        return None
+    from qcc.backends.llvm.tuning import Tuner
+
+    return Tuner(isa, seconds)
 
 
 def _input_shapes(

@@ -164,3 +164,16 @@ def test_profiling_gives_the_bytes_of_running(artifact: Path, digits: Path) -> N
 def test_only_artifacts_have_a_profile(qcc: Command, digits: Path) -> None:
     assert qcc("bench", digits / "digits.onnx", "--profile") == 1
     assert qcc("bench", digits / "digits.onnx", "--profile", "--threads", 2) == 2
+
+
+def test_tuning_changes_no_byte_and_says_what_it_did(
+    qcc: Command, digits: Path, artifact: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QCC_CACHE", "cache")
+    model, data = digits / "digits.onnx", digits / "calib.npz"
+    arguments = ("--calib", data, "--samples", 32, "--tune", 30, "-o", "tuned.qcc")
+    assert qcc("compile", model, *arguments) == 0
+    assert "kernels were measured" in capsys.readouterr().err
+    assert Path("cache/schedules.json").is_file()
+    x = np.load(digits / "test.npz")["x"][:9]
+    np.testing.assert_array_equal(package.load("tuned.qcc")(x), package.load(artifact)(x))

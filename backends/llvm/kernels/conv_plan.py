@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels import STACK_LIMIT
 from qcc.backends.llvm.kernels.gemm import Panels, Walk
-from qcc.backends.llvm.schedule import GemmSchedule, Inner, gemm_schedule
+from qcc.backends.llvm.schedule import GemmSchedule, GemmShape, Inner, alternatives, gemm_schedule
 from qcc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class ConvPlan:
     schedule: GemmSchedule
     row_bytes: int
     scratch_row: int
+    shape: GemmShape
 
     @staticmethod
     def of(kernel: ConvKernel, isa: InstructionSet) -> ConvPlan:
@@ -81,9 +82,9 @@ class ConvPlan:
             # Rows a page apart would fight for the same few cache sets.
             scratch_row += 64 if scratch_row % 2048 == 0 else 0
         limit = 14 if source != "taps" or isa.architecture != "x86_64" else 6
-        schedule = kernel.schedule or gemm_schedule(
-            isa, inner, m, n, total, scratch_row or layout.channel_stride, limit, scratch_row > 0
-        )
+        row_bytes = scratch_row or layout.channel_stride
+        shape = GemmShape(m, n, total, row_bytes, limit, scratch_row > 0)
+        schedule = kernel.schedule or gemm_schedule(isa, inner, shape)
         schedule = _within_stack(schedule, scratch_row) if scratch_row else schedule
         form = kernel.epilogue.form
         panels = Panels(isa, inner, kernel.weight_parts, total // 4, n, schedule.vectors, form)
@@ -97,7 +98,12 @@ class ConvPlan:
             schedule,
             row_bytes=layout.channel_stride,
             scratch_row=scratch_row,
+            shape=shape,
         )
+
+    def alternatives(self) -> list[GemmSchedule]:
+        """Schedules worth measuring, the cost model's own first."""
+        return alternatives(self.panels.isa, self.inner, self.shape)
 
     @property
     def scratch_bytes(self) -> int:

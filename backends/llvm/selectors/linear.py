@@ -13,8 +13,9 @@ from qcc.backends.llvm.buffers import (
     native_bounds,
     native_quant,
 )
+from qcc.backends.llvm.kernels import Packed
 from qcc.backends.llvm.kernels.activation import ActivationLayout
-from qcc.backends.llvm.kernels.conv import conv_kernel
+from qcc.backends.llvm.kernels.conv import ConvKernel, conv_kernel
 from qcc.backends.llvm.kernels.depthwise import depthwise_kernel
 from qcc.backends.llvm.kernels.window import Window
 from qcc.backends.llvm.planner import Planner
@@ -169,12 +170,18 @@ def _kernel(
         window=linear.window,
         **options,
     )
-    packed = kernel.pack(
-        planner.isa,
-        weight=linear.weight,
-        multiplier=multiplier,
-        input_zero_point=zero,
-        bias=linear.bias,
-        **constants,
-    )
-    return kernel, packed
+
+    def pack(form: Any) -> Packed:
+        packed: Packed = form.pack(
+            planner.isa,
+            weight=linear.weight,
+            multiplier=multiplier,
+            input_zero_point=zero,
+            bias=linear.bias,
+            **constants,
+        )
+        return packed
+
+    if planner.chooser is not None and isinstance(kernel, ConvKernel):
+        kernel = planner.chooser.choose(kernel, pack)
+    return kernel, pack(kernel)
