@@ -17,7 +17,7 @@ from qcc.backends.llvm.builder import F32, Index, LoopBuilder, Value, constant, 
 from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels import Packed
 from qcc.backends.llvm.kernels.curves import gelu, gelu_tanh, tanh
-from qcc.backends.llvm.kernels.exponential import sigmoid
+from qcc.backends.llvm.kernels.exponential import CHAINS, side_by_side, sigmoid
 from qcc.backends.llvm.kernels.lanes import Scalars, load_floats, store_floats
 from qcc.backends.llvm.kernels.nest import Nest, View
 from qcc.backends.llvm.kernels.rows import square_root
@@ -115,16 +115,19 @@ class FloatBinaryKernel:
         return k.finish()
 
 
-_UNARY: dict[str, Callable[[LoopBuilder, Value], Value]] = {
+_SHORT: dict[str, Callable[[LoopBuilder, Value], Value]] = {
     "neg": lambda k, x: k.ir.fneg(x),
-    "sigmoid": sigmoid,
-    "tanh": tanh,
-    "gelu": gelu,
-    "gelu_tanh": gelu_tanh,
     "square": lambda k, x: k.ir.fmul(x, x),
     "sqrt": square_root,
     "reciprocal": lambda k, x: k.ir.fdiv(constant(x.type, 1.0), x),
 }
+_CURVES: dict[str, Callable[[LoopBuilder, Value], Value]] = {
+    "sigmoid": sigmoid,
+    "tanh": tanh,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+}
+"""Long chains of operations: several vectors are computed side by side."""
 
 _BOUNDS = Scalars((("low", "f32"), ("high", "f32")))
 
@@ -165,10 +168,11 @@ class FloatUnaryKernel:
         k = LoopBuilder(declare_kernel(module, symbol, self.operands))
         nest = Nest(self.sizes, (self.source, self.target)).merged((4, 4))
         bounds = _BOUNDS.load(k, isa, k.operand("bounds")) if self.op == "clip" else {}
+        curve = _CURVES.get(self.op)
 
         def one(value: Value) -> Value:
-            if self.op in _UNARY:
-                return _UNARY[self.op](k, value)
+            if self.op in _SHORT:
+                return _SHORT[self.op](k, value)
             low = bounds.get("low", constant(value.type, 0.0))
             # Ordered compares are false of NaN, which so stays; an equal zero becomes the bound.
             value = k.ir.select(k.ir.fcmp_ordered("<=", value, low), low, value)
@@ -181,7 +185,8 @@ class FloatUnaryKernel:
             places = _positions(k, nest, offsets, first)
             stride = nest.run_strides[0]
             values = _floats(k, isa, k.operand("source"), places[0], stride, count)
-            store_floats(k, [one(v) for v in values], k.operand("target"), places[1], count)
+            results = side_by_side(k, values, curve) if curve else [one(v) for v in values]
+            store_floats(k, results, k.operand("target"), places[1], count)
 
-        nest.write(k, UNROLL * isa.lanes, piece)
+        nest.write(k, (CHAINS if curve else UNROLL) * isa.lanes, piece)
         return k.finish()

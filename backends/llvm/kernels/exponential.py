@@ -6,6 +6,8 @@ instruction set gives the same bits.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from qcc import numerics
@@ -48,6 +50,32 @@ def sigmoid(k: LoopBuilder, x: Value) -> Value:
     one, zero = constant(x.type, 1.0), constant(x.type, 0.0)
     above = ir.select(ir.fcmp_ordered("<", x, zero), small, one)
     return nan_where_unordered(k, x, ir.fdiv(above, ir.fadd(one, small)))
+
+
+def side_by_side(
+    k: LoopBuilder, values: Sequence[Value], function: Callable[[LoopBuilder, Value], Value]
+) -> list[Value]:
+    """``function`` of each vector (they are of one type), computed step by step for all of them.
+
+    A long chain of dependent operations leaves a CPU idle unless the next chain is near in the
+    code.  LLVM does not interleave chains, but it cuts each operation on a longer vector.
+    """
+    results: list[Value] = []
+    while len(results) < len(values):
+        left = values[len(results) :]
+        count = min(CHAINS, 1 << (len(left).bit_length() - 1))
+        joined = list(left[:count])
+        while len(joined) > 1:
+            joined = [k.join(a, b) for a, b in zip(joined[::2], joined[1::2], strict=True)]
+        pieces = [function(k, joined[0])]
+        while len(pieces) < count:
+            pieces = [half for piece in pieces for half in k.halves(piece)]
+        results += pieces
+    return results
+
+
+CHAINS = 8
+"""Vectors whose operations are interleaved."""
 
 
 def nan_where_unordered(k: LoopBuilder, tested: Value, value: Value) -> Value:

@@ -23,7 +23,12 @@ from qcc.backends.llvm.builder import (
 )
 from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels import Packed
-from qcc.backends.llvm.kernels.exponential import exponential, nan_where_unordered
+from qcc.backends.llvm.kernels.exponential import (
+    CHAINS,
+    exponential,
+    nan_where_unordered,
+    side_by_side,
+)
 from qcc.backends.llvm.kernels.lanes import load_floats, store_floats
 from qcc.backends.llvm.kernels.nest import View
 from qcc.backends.llvm.kernels.rows import RowWriter, check_rows, each_row
@@ -60,7 +65,7 @@ class FloatSoftmaxKernel:
     def emit(self, module: Any, isa: InstructionSet, symbol: str) -> Any:
         """Add the kernel's function to ``module``."""
         k = LoopBuilder(declare_kernel(module, symbol, self.operands))
-        row = _Softmax(k, isa, self.sizes[-1])
+        row = _Softmax(k, isa, self.sizes[-1], blocks=CHAINS)
         each_row(k, self.sizes, (self.source, self.target), row.write)
         return k.finish()
 
@@ -75,7 +80,8 @@ class _Softmax(RowWriter):
         def terms(first: Index, count: int, carried: list[Value]) -> list[Value]:
             place = k.mul(first, 4)
             values = load_floats(k, isa, source, place, count)
-            values = [exponential(k, k.ir.fsub(value, top)) for value in values]
+            values = [k.ir.fsub(value, top) for value in values]
+            values = side_by_side(k, values, exponential)
             store_floats(k, values, target, place, count)
             return [self.added(carried[0], self.filled(values, count, 0.0))]
 

@@ -48,11 +48,11 @@ def each_row(
 
 
 class RowWriter:
-    """Code for rows of ``length`` elements."""
+    """Code for rows of ``length`` elements; ``blocks`` smallest blocks are walked at once."""
 
-    def __init__(self, k: LoopBuilder, isa: InstructionSet, length: int) -> None:
+    def __init__(self, k: LoopBuilder, isa: InstructionSet, length: int, blocks: int = 1) -> None:
         self.k, self.isa, self.length = k, isa, length
-        self.step = max(isa.lanes, SUM_LANES)
+        self.step = max(isa.lanes, SUM_LANES) * blocks
 
     def blocks(
         self,

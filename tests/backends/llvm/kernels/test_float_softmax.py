@@ -42,7 +42,7 @@ def check_sigmoid(x: np.ndarray, isa: str) -> None:
 
 
 @pytest.mark.parametrize("isa", X86)
-@pytest.mark.parametrize("length", [1, 7, 8, 9, 15, 17, 24, 31, 1000, 1001])
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 15, 17, 24, 31, 40, 57, 64, 100, 1000, 1001])
 def test_softmax(length: int, isa: str) -> None:
     rng = np.random.default_rng(length)
     spread = np.array([[0.1], [1], [9], [40], [3]], np.float32)
