@@ -33,8 +33,8 @@ from qcc.quant.report import CompileReport, NodeReport
 
 FLOAT_PASSES = (
     "fold-constants,canonicalize,fold-constants,refuse-layernorm,refuse-gelu,refuse-softmax,"
-    "refuse-hardsigmoid,refuse-hardswish,refuse-leakyrelu,fold-batchnorm,canonicalize,"
-    "eliminate-dead"
+    "refuse-hardsigmoid,refuse-hardswish,refuse-leakyrelu,fold-batchnorm,"
+    "expand-conv-transpose,canonicalize,eliminate-dead"
 )
 """What happens to a float model before anything is quantized."""
 
