@@ -30,6 +30,9 @@ DAMPING = 0.03
 STRONG_DAMPING = 0.3
 """The same where fewer than :data:`PLENTY` rows were seen for each input."""
 
+LEAST_ROWS = 1 / 16
+"""Rows for each input below which moments say too little for their cost."""
+
 PLENTY = 4
 """Both dampings were compared on held-out rows of trained networks: 0.01 to 0.1 differ by 2 % of
 the error where rows are plenty; where they are not, 0.3 and 1 are alike and better than these."""
@@ -122,7 +125,8 @@ def round_by_moments(
         kept = pairs.nearest(part.take(steps), limits[1])
         nearest = part.put(nearest, np.asarray(kept, np.float64))
     wanted = part.take(steps).astype(np.float32)
-    if wanted.size == 0 or fit.rows < 2 or held.shape[1] < 1:
+    enough = fit.rows >= max(2, LEAST_ROWS * wanted.shape[2])
+    if wanted.size == 0 or not enough or held.shape[1] < 1:
         return None
     damping = DAMPING if fit.rows >= PLENTY * wanted.shape[2] else STRONG_DAMPING
     moments, rows = fit.covariance(part.groups), held[part.groups]
@@ -248,13 +252,20 @@ def _round(steps: Float32, bounds: _Bounds, moments: Float32) -> Float32:
     order = np.argsort(np.diagonal(moments, axis1=1, axis2=2), axis=1, kind="stable")
     # Column k of the weights is a row here, so that what belongs together lies together.
     columns = np.take_along_axis(steps.transpose(0, 2, 1), order[:, :, None], axis=1)
-    ordered = np.take_along_axis(moments, order[:, :, None], axis=1)
-    factor = _cholesky(np.take_along_axis(ordered, order[:, None, :], axis=2))
+    factor = _cholesky(_ordered(moments, order))
     factor /= np.einsum("gii->gi", factor)[:, None, :]
     stored = _round_backwards(columns, bounds.ordered(order), factor)
     result = np.empty_like(columns)
     np.put_along_axis(result, order[:, :, None], stored, axis=1)
     return np.ascontiguousarray(result.transpose(0, 2, 1))
+
+
+def _ordered(moments: Float32, order: NDArray[np.intp]) -> Float32:
+    """``moments`` with their rows and columns in ``order`` [groups, inputs]."""
+    if len(moments) == 1:  # the index arrays of the general form would be twice the matrix
+        return moments[0].take(order[0], axis=0).take(order[0], axis=1)[None]
+    rows = np.take_along_axis(moments, order[:, :, None], axis=1)
+    return np.take_along_axis(rows, order[:, None, :], axis=2)
 
 
 def _round_backwards(columns: Float32, bounds: _Bounds, factor: Float32) -> Float32:
