@@ -263,7 +263,7 @@ def _round(steps: Float32, bounds: _Bounds, moments: Float32) -> Float32:
 def _ordered(moments: Float32, order: NDArray[np.intp]) -> Float32:
     """``moments`` with their rows and columns in ``order`` [groups, inputs]."""
     if len(moments) == 1:  # the index arrays of the general form would be twice the matrix
-        return moments[0].take(order[0], axis=0).take(order[0], axis=1)[None]
+        return np.asarray(moments[0].take(order[0], axis=0).take(order[0], axis=1)[None])
     rows = np.take_along_axis(moments, order[:, :, None], axis=1)
     return np.take_along_axis(rows, order[:, None, :], axis=2)
 
