@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qcc.backends.llvm.codegen import compile_graph
@@ -53,8 +53,21 @@ def compile_numbered(
     outline_float(lowered, report.refusals, has_native_kernel)
     laid_out = lowered.clone()
     convert_layout(laid_out)
-    model = compile_graph(laid_out, isa, chooser)
+    model = _named_as(lowered, compile_graph(laid_out, isa, chooser))
     return NativeProgram(model, lowered, tuple(_rows(before, lowered, report, model)))
+
+
+def _named_as(graph: Graph, model: CompiledModel) -> CompiledModel:
+    """The model with the names of the graph's outputs.
+
+    Where an output turns out to be an input (moved in a way that changes nothing), the laid-out
+    graph knows it by the input's name.
+    """
+    outputs = tuple(
+        replace(spec, name=value.name)
+        for spec, value in zip(model.outputs, graph.outputs, strict=True)
+    )
+    return replace(model, outputs=outputs)
 
 
 def _with_shapes(graph: Graph, shapes: Mapping[str, tuple[int, ...]] | None) -> Graph:

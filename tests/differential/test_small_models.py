@@ -46,6 +46,13 @@ MODELS = {
             q = Mul(p, z)
             y = Relu(q)
         }""",
+    # An output that is an input moved in a way that changes nothing lost its name.
+    "transposed_input_is_an_output": """
+        (float[1, 1, 8] x, float[8, 24] w) => (float[1, 1, 8] z, float[1, 1, 24] y)
+        {
+            z = Transpose<perm = [1, 0, 2]>(x)
+            y = MatMul(x, w)
+        }""",
 }
 
 
