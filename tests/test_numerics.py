@@ -143,8 +143,8 @@ def test_matmul_adds_in_ascending_order() -> None:
     a = np.array([[1e8, 1.0, -1e8, 1.0]], np.float32)
     assert numerics.matmul(a, np.ones((4, 1), np.float32)) == 1.0
     rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(2, 1, 7, 64)), rng.normal(size=(3, 64, 5))
-    a, b = a.astype(np.float32), b.astype(np.float32)
+    a = rng.normal(size=(2, 1, 7, 64)).astype(np.float32)
+    b = rng.normal(size=(3, 64, 5)).astype(np.float32)
     found = numerics.matmul(a, b)
     assert found.shape == (2, 3, 7, 5)
     assert np.abs(found - a.astype(np.float64) @ b).max() < 64 * 2.0**-24 * 16
