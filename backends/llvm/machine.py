@@ -36,6 +36,14 @@ def host_architecture() -> str:
     return str(binding.get_process_triple()).split("-", 1)[0]
 
 
+@functools.cache
+def compiler_identity() -> str:
+    """This machine's CPU, as LLVM names it, and LLVM's version."""
+    _initialize()
+    version = ".".join(map(str, binding.llvm_version_info))
+    return f"{binding.get_host_cpu_name()} llvm {version}"
+
+
 def _target_machine(isa: InstructionSet) -> Any:
     """A target machine for ``isa``, or for the host when the row is emulated."""
     _initialize()

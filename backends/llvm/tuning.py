@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numpy.typing import NDArray
 
 from qcc import __version__
@@ -38,8 +38,6 @@ TURN_SECONDS = 0.002
 
 WORTHWHILE = 0.98
 """A candidate replaces the cost model's choice where it takes at most this share of its time."""
-
-KernelT = TypeVar("KernelT")
 
 
 def default_cache() -> Path:
@@ -80,10 +78,7 @@ class Tuner:
         self._spent = 0.0
         self._found: dict[str, list[int]] = {}
         self._cached = _read(self.cache)
-        self._machine = (
-            f"{self.isa.name} {binding.get_host_cpu_name()} qcc {__version__} "
-            f"llvm {'.'.join(map(str, binding.llvm_version_info))}"
-        )
+        self._machine = f"{self.isa.name} {machine.compiler_identity()} qcc {__version__}"
 
     def choose(self, kernel: ConvKernel, pack: Callable[[ConvKernel], Packed]) -> ConvKernel:
         """``kernel`` with the fastest schedule: known, or measured while there is time."""
