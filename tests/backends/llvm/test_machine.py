@@ -29,7 +29,7 @@ from qcc.backends.llvm.kernels import Kernel
 from qcc.backends.llvm.kernels.activation import ActivationLayout
 from qcc.backends.llvm.kernels.conv import ConvKernel
 from qcc.backends.llvm.kernels.halo import FillHaloKernel
-from qcc.backends.llvm.schedule import Inner, candidates, gemm_schedule, split_rows
+from qcc.backends.llvm.schedule import GemmShape, Inner, candidates, gemm_schedule, split_rows
 from qcc.errors import ArtifactError, ConfigError
 from tests.backends.llvm.native import aligned, executable_form, native_or_skip, run
 
@@ -231,7 +231,8 @@ def test_schedules_fit_the_registers(name: str) -> None:
     inner: Inner = "widened" if isa.dot == "vpmaddwd" else "dot"
     for m in (1, 7, 49, 3136):
         for n in (1, 16, 33, 512):
-            cut = gemm_schedule(isa, inner, m, n, 256, 512, 14, inner == "widened")
+            shape = GemmShape(m, n, 256, 512, 14, inner == "widened")
+            cut = gemm_schedule(isa, inner, shape)
             assert (cut.rows, cut.vectors) in candidates(isa, inner)
             assert cut.block_tiles >= 1
             assert cut.chunk_tiles >= 1
@@ -239,6 +240,6 @@ def test_schedules_fit_the_registers(name: str) -> None:
 
 def test_the_prototypes_tile_is_chosen_on_avx512() -> None:
     isa = INSTRUCTION_SETS["x86-avx512vnni"]
-    cut = gemm_schedule(isa, "dot", 196, 256, 1024, 1024, 14, False)
+    cut = gemm_schedule(isa, "dot", GemmShape(196, 256, 1024, 1024, 14, False))
     assert cut.rows * cut.vectors >= 20
     assert cut.vectors == 4
