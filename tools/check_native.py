@@ -1,7 +1,8 @@
 """Hold native code of zoo models, on every instruction set, against the reference evaluator.
 
 A row of this architecture that this CPU cannot run is emulated: its instructions are replaced by
-their definitions; rows of other architectures are left out.  With ``--every-value`` all values that
+their definitions; rows of other architectures are left out.  Every row gets the numbers of its own
+backend.  With ``--every-value`` all values that
 the model stores as integers are compared too, as further outputs.  Prints a line a model and row;
 the exit code is 1 where any byte differs.
 """
@@ -17,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qcc.backends.llvm.isa import INSTRUCTION_SETS
 from qcc.backends.llvm.machine import host_architecture
+from qcc.ir.core import Graph
+from qcc.runtime.build import native_backend_name
 from tests.differential.models import DIGITS, sample, zoo_names
 from tests.differential.native import compare_native, runnable_row, with_stored_outputs
 
@@ -39,10 +42,13 @@ def main() -> int:
     print(f"{COLUMNS} {'s':>5}")
     for name in arguments.models or [DIGITS, *zoo_names()]:
         model = sample(name, arguments.batches)
-        graph = model.numbered("x86")
-        if arguments.every_value:
-            graph = with_stored_outputs(graph)
+        graphs: dict[str, Graph] = {}
         for row in rows:
+            backend = native_backend_name(row.name)
+            if backend not in graphs:
+                graph = model.numbered(backend)
+                graphs[backend] = with_stored_outputs(graph) if arguments.every_value else graph
+            graph = graphs[backend]
             isa = runnable_row(row)
             start = time.monotonic()
             feeds = model.feeds[: arguments.compared]

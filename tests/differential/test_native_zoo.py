@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from qcc.backends.llvm.isa import INSTRUCTION_SETS
+from qcc.runtime.build import native_backend_name
 from tests.differential.models import DIGITS, ZOO, sample, zoo_names
 from tests.differential.native import compare_native, runnable_row, with_stored_outputs
 
@@ -24,7 +25,7 @@ NAMES = random.Random(SEED).sample(sorted(zoo_names()), SAMPLED) if ZOO.is_dir()
 def check(name: str, row: str, threads: int) -> None:
     model = sample(name, batches=2)
     isa = runnable_row(INSTRUCTION_SETS[row])
-    graph = model.numbered("x86")
+    graph = model.numbered(native_backend_name(row))
     for compared in (graph, with_stored_outputs(graph)):
         found = compare_native(compared, isa, model.feeds[:1], threads)
         assert found.outputs == len(compared.outputs)
