@@ -62,9 +62,8 @@ def quantize_weight(
     observer.update(weight)
     params = _fill_empty_channels(observer.qparams(), weight)
     params = _keep_grid(params, weight)
-    pairs = None if form is None else Pairs.of(form, pair_limit)
-    paired = form is not None and pairs is not None and _is_plain(params, axis)
-    if form is not None and pairs is not None and paired:
+    pairs = Pairs.of(form, pair_limit) if form is not None and _is_plain(params, axis) else None
+    if form is not None and pairs is not None:
         params = _grow_scales(params, weight, form, pairs)
     params, notes = _fit_bias(params, input_scale, bias, label)
     stored = numerics.quantize(
@@ -76,7 +75,7 @@ def quantize_weight(
         low=params.quant_min,
         high=params.quant_max,
     )
-    if form is not None and pairs is not None and paired:
+    if form is not None and pairs is not None:
         stored = _keep_pairs(stored, params, weight, form, pairs)
     return QuantizedWeight(stored, params.to_quant(), notes)
 

@@ -133,7 +133,7 @@ def round_by_moments(
     if not (np.isfinite(moments).all() and np.isfinite(rows).all()):
         return None
     start, steps = part.take(nearest).astype(np.float32), part.take(scales)
-    bounds = _Bounds(wanted.shape[2], limits) if pairs is None else _Bounds.of(pairs, limits, start)
+    bounds = _Bounds(limits) if pairs is None else _Bounds.of(pairs, limits, start)
     found = _round(wanted, bounds, _damped(moments, damping))
     if _error(found - wanted, steps, rows) >= _error(start - wanted, steps, rows):
         return None
@@ -177,7 +177,6 @@ class _Bounds:
     -1 where there is none, and ``limit`` what neighbours of one sign may sum to.
     """
 
-    inputs: int
     limits: tuple[int, int]
     most: Float32 | None = None
     partners: NDArray[np.intp] | None = None
@@ -193,7 +192,7 @@ class _Bounds:
             full = (a * b > 0) & (np.abs(a + b) == pairs.limit)
             most[:, one] = np.where(full, np.abs(a), limits[1]).transpose(0, 2, 1)
         partners = np.broadcast_to(pairs.partners(inputs), (groups, inputs))
-        return cls(inputs, limits, most, partners, pairs.limit)
+        return cls(limits, most, partners, pairs.limit)
 
     def ordered(self, order: NDArray[np.intp]) -> _Bounds:
         """The same for columns taken in ``order`` [groups, inputs]."""

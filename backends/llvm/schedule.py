@@ -161,7 +161,7 @@ def gemm_schedule(isa: InstructionSet, inner: Inner, shape: GemmShape) -> GemmSc
 
 
 MEASURED_TILES = 8
-"""Tiles that are worth measuring: the model is never further off than these."""
+"""Tiles that are measured, of those that the model thinks best."""
 
 
 def alternatives(isa: InstructionSet, inner: Inner, shape: GemmShape) -> list[GemmSchedule]:
