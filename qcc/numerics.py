@@ -1,7 +1,8 @@
 """The numerics contract of qcc, written once: every integer formula that kernels must reproduce.
 
 All functions take and give numpy arrays; floats are IEEE binary32 and every operation written here
-is a separate float32 operation in exactly this order (no fused multiply-add, no reassociation).
+is a separate float32 operation in exactly this order (no reassociation, and no fused multiply-add
+but in the float32 products of :mod:`qcc.fused`).
 ``docs/numerics.md`` states the same rules for users.  A kernel is correct if and only if it gives
 the bytes that these functions give.
 
@@ -18,6 +19,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from qcc.fused import sums_of_products
 
 F32 = np.float32
 FloatArray = NDArray[np.float32]
@@ -322,16 +325,17 @@ def row_length(x: Any) -> FloatArray:
 def matmul(a: Any, b: Any) -> FloatArray:
     """Contract 13: ``[..., M, K] @ [..., K, N]`` in float32; leading axes broadcast.
 
-    A result begins as +0, and the products, each rounded, are added in ascending order; every NaN
-    is ``0x7fc00000``.
+    A result begins as +0, and products are added in ascending order, each by one fused
+    multiply-add; every NaN is ``0x7fc00000``.
     """
     a, b = np.asarray(a, F32), np.asarray(b, F32)
     leading = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    total = np.zeros((*leading, a.shape[-2], b.shape[-1]), F32)
-    with np.errstate(all="ignore"):
-        for k in range(a.shape[-1]):
-            total += a[..., :, k, None] * b[..., None, k, :]
-    return _one_nan(total)
+    left = np.broadcast_to(a, (*leading, *a.shape[-2:]))
+    right = np.broadcast_to(b, (*leading, *b.shape[-2:]))
+    total = np.empty((*leading, a.shape[-2], b.shape[-1]), F32)
+    for index in np.ndindex(*leading):
+        total[index] = sums_of_products(left[index][:, None], right[index][None], F32(0))[:, 0]
+    return total
 
 
 # -- float32 tanh and GELU (contract 15) ---------------------------------------------------------

@@ -1,7 +1,7 @@
 """Matrix product of two float32 activations (contract 13): attention that stays float.
 
-Each result is one float32 sum over the inner dimension in ascending order, and products round
-before they are added, so tiles may be cut in any way.  The columns are cut into panels of a few
+Each result is one float32 sum over the inner dimension in ascending order of fused multiply-adds,
+so tiles may be cut in any way.  The columns are cut into panels of a few
 vectors; the rows of ``b`` that a panel needs are copied side by side onto the stack, as many as fit
 the first-level cache, and tiles of rows stay in registers.  Where the inner dimension is longer,
 the sums so far wait in the output.
@@ -26,7 +26,7 @@ from qcc.backends.llvm.builder import (
 from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels import Packed
 from qcc.backends.llvm.kernels.exponential import nan_where_unordered
-from qcc.backends.llvm.kernels.lanes import load_floats, store_floats
+from qcc.backends.llvm.kernels.lanes import fused_multiply_add, load_floats, store_floats
 from qcc.backends.llvm.kernels.nest import View
 from qcc.errors import ConfigError
 
@@ -261,7 +261,7 @@ class _Writer:
                 one = k.splat(k.load(F32, a, at, align=4), isa.lanes)
                 for v, column in enumerate(columns):
                     n = i * vectors + v
-                    result[n] = k.ir.fadd(result[n], k.ir.fmul(one, column))
+                    result[n] = fused_multiply_add(k, one, column, result[n])
             return result
 
         sums = k.loop(0, count, step, carried=sums, name="products")
@@ -272,5 +272,5 @@ class _Writer:
 
 
 def _tile_rows(isa: InstructionSet, vectors: int) -> int:
-    """Rows whose sums fit the registers, beside the columns, one factor and one product."""
-    return min(8, (isa.vector_registers - vectors - 2) // vectors)
+    """Rows whose sums fit the registers, beside the columns and one factor."""
+    return min(8, (isa.vector_registers - vectors - 1) // vectors)

@@ -68,7 +68,8 @@ class Scalars:
 def fused_multiply_add(k: LoopBuilder, a: Value, b: Value, c: Value) -> Value:
     """``a * b + c`` of float vectors, rounded once.
 
-    Only for formulas proved to give the contract's results; the contract itself never fuses.
+    The step of contracts 13 and 16; elsewhere only for formulas proved to give the contract's
+    results.
     """
     name = f"llvm.fma.v{a.type.count}f32"
     found = k.module.globals.get(name)
