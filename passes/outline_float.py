@@ -27,7 +27,7 @@ from qcc.passes.lower.movement import (
     moves_natively,
 )
 from qcc.ref.evaluate import captured_values
-from qcc.ref.float_ops import is_native_float
+from qcc.ref.float_ops import float_refusal, is_native_float
 
 
 def outline_float(
@@ -228,7 +228,8 @@ def _open_type(type_: ValueType) -> ValueType:
 def _reason(members: Sequence[Node], reasons: Mapping[str, Sequence[str]]) -> str:
     found: dict[str, None] = {}
     for node in members:
-        for sentence in reasons.get(node.label, ()):
+        own = float_refusal(node)
+        for sentence in (*reasons.get(node.label, ()), *([own] if own else [])):
             found[sentence] = None
     if found:
         return "; ".join(found)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from qcc.ir.core import Node
-from qcc.ref.float_ops import is_native_float
+from qcc.ref.float_ops import given_values, is_native_float
 
 _ONE_OR_TWO = ("Add", "Sub", "Mul", "Div", "Max", "Min")
 
 
 def has_native_kernel(node: Node) -> bool:
     """Whether the float kernels cover ``node``: float32, static shapes, constant Clip limits."""
-    values = [value for value in (*node.inputs, *node.outputs) if value is not None]
+    values = given_values(node)
     if not is_native_float(node) or any(0 in v.tensor.static_shape for v in values):
         return False
     if node.op in _ONE_OR_TWO:

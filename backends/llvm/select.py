@@ -34,6 +34,7 @@ from qcc.backends.llvm.selectors.pooling import (
     select_max_pool,
     select_reduce_mean,
 )
+from qcc.backends.llvm.selectors.recurrent import select_recurrent
 
 SELECTORS: dict[str, Selector] = {
     "q.quantize": select_quantize,
@@ -79,5 +80,7 @@ SELECTORS: dict[str, Selector] = {
     "ReduceMean": select_float_reduction,
     "ReduceL2": select_float_reduction,
     "MatMul": select_float_matmul,
+    "LSTM": select_recurrent,
+    "GRU": select_recurrent,
 }
 """Op of the LOWERED graph to the function that plans its kernels."""

@@ -108,7 +108,8 @@ def _step(node: Node, environment: Environment) -> None:
     if node.op == "q.region":
         results = _run_region(node, [a for a in arrays if a is not None])
     elif node.op in NATIVE_FLOAT_OPS:
-        results = [NATIVE_FLOAT_OPS[node.op](node, arrays)]
+        found = NATIVE_FLOAT_OPS[node.op](node, arrays)
+        results = list(found) if isinstance(found, tuple) else [found]
     else:
         definition = ops.definition(node.op)
         if definition is None:

@@ -1,10 +1,10 @@
 """Float32 ops that native code computes itself, with their numpy reference.
 
 Softmax and Sigmoid are contract 11, LayerNormalization is contract 12, MatMul contract 13, the
-reductions contract 14, Tanh and Gelu contract 15: native code gives the bytes of
-:mod:`qcc.numerics`, and onnxruntime differs in the last places.  Gather moves values.  All others
-are a single IEEE operation an element, so numpy, onnxruntime and native code agree bit for bit (NaN
-payloads excepted).
+reductions contract 14, Tanh and Gelu contract 15, LSTM and GRU contracts 17 and 18: native code
+gives the bytes of :mod:`qcc.numerics`, and onnxruntime differs in the last places.  Gather moves
+values.  All others are a single IEEE operation an element, so numpy, onnxruntime and native code
+agree bit for bit (NaN payloads excepted).
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import numpy as np
 
 from qcc import numerics
 from qcc.errors import DataError
-from qcc.ir.core import Array, Node, constant_array
+from qcc.ir.core import Array, Node, Value, constant_array
 from qcc.ir.ops import attribute
+from qcc.ref.recurrent import RECURRENT, evaluate_recurrent, is_known_recurrence, recurrence_of
 
-NativeFloat = Callable[[Node, Sequence["Array | None"]], Array]
+NativeFloat = Callable[[Node, Sequence["Array | None"]], "Array | tuple[Array, ...]"]
+"""The result, or one array an output where an op has several."""
 
 
 def larger(a: Array, b: Array) -> Array:
@@ -199,6 +201,8 @@ NATIVE_FLOAT_OPS: dict[str, NativeFloat] = {
     "Gelu": lambda node, arrays: _GELUS[gelu_form(node)](arrays[0]),
     "Gather": _gather,
     "MatMul": lambda node, arrays: numerics.matmul(arrays[0], arrays[1]),
+    "LSTM": evaluate_recurrent,
+    "GRU": evaluate_recurrent,
 }
 """Float ONNX op to its numpy reference; operands are float32 but for :data:`_INTEGERS`."""
 
@@ -209,6 +213,8 @@ _FORMS: dict[str, Callable[[Node], bool]] = {
     "LayerNormalization": _is_plain_layer_norm,
     "Gather": _takes_rows,
     "MatMul": _multiplies_activations,
+    "LSTM": is_known_recurrence,
+    "GRU": is_known_recurrence,
     "Pow": _squares,
     "ReduceSum": _reduces_known_axes,
     "ReduceMean": _reduces_known_axes,
@@ -221,7 +227,7 @@ def is_native_float(node: Node) -> bool:
     """Whether ``node`` is one of these ops on float32 tensors of static shape."""
     if node.op not in NATIVE_FLOAT_OPS:
         return False
-    values = [value for value in (*node.inputs, *node.outputs) if value is not None]
+    values = given_values(node)
     if not all(value.tensor.is_static for value in values):
         return False
     place = _INTEGERS.get(node.op)
@@ -231,6 +237,19 @@ def is_native_float(node: Node) -> bool:
     if not all(value.tensor.is_float for value in values if value is not indices):
         return False
     return _FORMS.get(node.op, _any_form)(node)
+
+
+def float_refusal(node: Node) -> str | None:
+    """Why this form of an op that has native code is not covered, where that can be said."""
+    if node.op not in RECURRENT or node.domain:
+        return None
+    found = recurrence_of(node)
+    return found if isinstance(found, str) else None
+
+
+def given_values(node: Node) -> list[Value]:
+    """Operands and results, but for absent ones (an absent result has no name)."""
+    return [value for value in (*node.inputs, *node.outputs) if value is not None and value.name]
 
 
 def _any_form(node: Node) -> bool:

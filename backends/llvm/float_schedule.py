@@ -1,0 +1,121 @@
+"""How float32 convolutions are cut into register tiles: pure functions of shapes.
+
+A tile keeps ``rows x vectors`` accumulators in registers.  One product is done in a turn of the
+inner loop: the model counts what the multipliers and the load ports have to do in it, adds what a
+tile costs before and after, and sums over all tiles; the cheapest tile wins.  The constants are
+cycles measured on Zen 3.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from qcc.backends.llvm.isa import InstructionSet
+
+
+@dataclass(frozen=True)
+class FloatSchedule:
+    """How a convolution is cut.
+
+    ``rows`` x ``vectors``: the most accumulators of a tile, in pixels and in vectors of channels.
+    ``block``: lines of pixels (tiles, where there is only one line) that share one pass over the
+    weights.  ``chunks``: pieces of the columns, which threads share out beside the blocks.
+    """
+
+    rows: int
+    vectors: int
+    block: int
+    chunks: int = 1
+
+
+MULTIPLIERS = 2
+"""Vectors that are multiplied and added in a cycle."""
+LOADS = 2
+"""Vectors that are loaded in a cycle."""
+LATENCY = 4
+"""Cycles before an accumulator can be added to again."""
+TILE_CYCLES = 14.0
+"""Pointers, loops and branches of a tile."""
+STORE_CYCLES = 2.5
+"""What happens to an accumulator before and after the products."""
+BLOCK_BYTES = 64 * 1024
+"""Activations of a block: with a panel of weights they fit the second-level cache."""
+ENOUGH_ITEMS = 16
+"""With so many blocks, threads are busy about equally long."""
+
+_TILES: tuple[tuple[int, int], ...] = tuple(
+    (rows, vectors)
+    for vectors in (1, 2, 3, 4, 6, 8, 12)
+    for rows in range(1, 15)
+    if rows * vectors <= 28
+)
+
+
+def candidates(isa: InstructionSet, *, spread: bool) -> list[tuple[int, int]]:
+    """Tiles whose inner loop fits the registers.
+
+    ``spread``: activations are spread over a vector (otherwise they are memory operands).  Weights
+    that only one row needs are memory operands, too.
+    """
+    found = []
+    for rows, vectors in _TILES:
+        needed = vectors + 1 if rows > 1 and spread else vectors if rows > 1 else 1
+        if rows * vectors + needed <= isa.vector_registers:
+            found.append((rows, vectors))
+    return found
+
+
+def split_rows(rows: int, tile: int) -> tuple[int, int, int]:
+    """``(tiles, height, taller)``: ``tiles`` tiles, the first ``taller`` one row taller."""
+    tiles = -(-rows // tile)
+    return tiles, rows // tiles, rows % tiles
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One convolution as the model sees it.
+
+    ``lines`` of ``length`` output pixels that lie side by side, ``columns`` channels of one of
+    ``groups`` groups, ``depth`` products a result; ``pixel_bytes`` of input belong to a pixel.
+    """
+
+    lines: int
+    length: int
+    columns: int
+    depth: int
+    groups: int
+    pixel_bytes: int
+    depthwise: bool
+
+
+@functools.cache
+def choose(isa: InstructionSet, shape: Shape) -> FloatSchedule:
+    """The cheapest schedule."""
+    tiles = candidates(isa, spread=not shape.depthwise)
+    rows, vectors = min(tiles, key=lambda tile: (_cost(isa, shape, *tile), tile))
+    count, height, taller = split_rows(shape.length, rows)
+    units, pixels = (
+        (count, height + bool(taller)) if shape.lines == 1 else (shape.lines, shape.length)
+    )
+    block = min(units, max(1, BLOCK_BYTES // (shape.pixel_bytes * pixels)))
+    items = -(-units // block) * shape.groups
+    columns = -(-shape.columns // (vectors * isa.lanes))
+    return FloatSchedule(rows, vectors, block, min(columns, -(-ENOUGH_ITEMS // items)))
+
+
+def _cost(isa: InstructionSet, shape: Shape, rows: int, vectors: int) -> float:
+    count, height, taller = split_rows(shape.length, rows)
+    whole, rest = divmod(-(-shape.columns // isa.lanes), vectors)
+    cycles = 0.0
+    for tall, number in ((height + 1, taller), (height, count - taller)):
+        for wide, times in ((vectors, whole), (rest, int(rest > 0))):
+            if number and times:
+                cycles += number * times * _tile_cost(shape, tall, wide)
+    return cycles * shape.lines
+
+
+def _tile_cost(shape: Shape, rows: int, vectors: int) -> float:
+    loads = rows * vectors + vectors if shape.depthwise else rows + vectors
+    turn = max(rows * vectors / MULTIPLIERS, loads / LOADS, LATENCY)
+    return shape.depth * turn + STORE_CYCLES * rows * vectors + TILE_CYCLES
