@@ -14,6 +14,7 @@ result is the same as clamping in float before the conversion.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -336,6 +337,57 @@ def matmul(a: Any, b: Any) -> FloatArray:
     for index in np.ndindex(*leading):
         total[index] = sums_of_products(left[index][:, None], right[index][None], F32(0))[:, 0]
     return total
+
+
+# -- float32 convolutions and pools (contract 16) ------------------------------------------------
+
+
+def larger(a: Any, b: Any) -> FloatArray:
+    """The larger operand, element by element: ``b`` of two equal ones, NaN where either is NaN.
+
+    Which of two zeros numpy's ``maximum`` gives depends on the machine; here it is always ``b``.
+    """
+    return np.where((a > b) | np.isnan(a), a, b)
+
+
+def smaller(a: Any, b: Any) -> FloatArray:
+    """The smaller operand, with the rules of :func:`larger`."""
+    return np.where((a < b) | np.isnan(a), a, b)
+
+
+def finished(
+    y: Any, residual: Any | None = None, low: float | None = None, high: float | None = None
+) -> FloatArray:
+    """Contract 16: what follows the products: ``y + residual``, then ``low``, then ``high``.
+
+    Each is skipped where it is None; every NaN of the result is ``0x7fc00000``.
+    """
+    y = np.asarray(y, F32)
+    with np.errstate(all="ignore"):
+        if residual is not None:
+            y = y + np.asarray(residual, F32)
+        if low is not None:
+            y = larger(y, F32(low))
+        if high is not None:
+            y = smaller(y, F32(high))
+        return _one_nan(y)
+
+
+def window_maximum(taps: Sequence[Any]) -> FloatArray:
+    """Contract 16: the maximum of float32 arrays, one a tap of a window, in their order."""
+    found = np.asarray(taps[0], F32)
+    for tap in taps[1:]:
+        found = larger(found, np.asarray(tap, F32))
+    return _one_nan(found)
+
+
+def window_mean(taps: Sequence[Any], counts: Any) -> FloatArray:
+    """Contract 16: the float64 sum of ``taps`` in their order over ``counts``, rounded once."""
+    with np.errstate(all="ignore"):
+        total = np.zeros(np.shape(taps[0]))
+        for tap in taps:
+            total += np.asarray(tap, F32)
+        return _one_nan((total / np.asarray(counts, np.float64)).astype(F32))
 
 
 # -- float32 tanh and GELU (contract 15) ---------------------------------------------------------

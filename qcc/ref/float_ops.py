@@ -19,23 +19,11 @@ from qcc import numerics
 from qcc.errors import DataError
 from qcc.ir.core import Array, Node, Value, constant_array
 from qcc.ir.ops import attribute
+from qcc.numerics import larger, smaller
 from qcc.ref.recurrent import RECURRENT, evaluate_recurrent, is_known_recurrence, recurrence_of
 
 NativeFloat = Callable[[Node, Sequence["Array | None"]], "Array | tuple[Array, ...]"]
 """The result, or one array an output where an op has several."""
-
-
-def larger(a: Array, b: Array) -> Array:
-    """The larger operand, element by element: ``b`` of two equal ones, NaN where either is NaN.
-
-    Which of two zeros numpy's ``maximum`` gives depends on the machine; here it is always ``b``.
-    """
-    return np.where((a > b) | np.isnan(a), a, b)
-
-
-def smaller(a: Array, b: Array) -> Array:
-    """The smaller operand, with the rules of :func:`larger`."""
-    return np.where((a < b) | np.isnan(a), a, b)
 
 
 def _operands(arrays: Sequence[Array | None]) -> list[Array]:

@@ -1,5 +1,7 @@
 """The integer dialect: every ``q.*`` op, with its numpy reference beside its definition.
 
+The ops ``q.float_*`` are its float32 forms: what native code fuses around float weights.
+
 Importing this package registers the ops with :mod:`qcc.ir.ops`.
 """
 
@@ -8,6 +10,8 @@ from __future__ import annotations
 from qcc.ir.integer import (
     boundary,
     elementwise,
+    float_linear,
+    float_pooling,
     linear,
     movement,
     pooling,
@@ -19,6 +23,8 @@ from qcc.ir.integer import (
 __all__ = [
     "boundary",
     "elementwise",
+    "float_linear",
+    "float_pooling",
     "linear",
     "movement",
     "pooling",

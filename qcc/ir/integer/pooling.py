@@ -44,7 +44,7 @@ def pooled_size(node: Node, spatial: Sequence[int]) -> list[int]:
     return sizes
 
 
-def _pool_windows(node: Node, x: Array, fill: int) -> Array:
+def pool_windows(node: Node, x: Array, fill: float) -> Array:
     """Windows [N, C, *out, *kernel] of ``x`` padded with ``fill``."""
     rank = x.ndim - 2
     kernel = list(attribute(node, "kernel_shape"))
@@ -65,7 +65,7 @@ def _evaluate_max(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
     layout = str(attribute(node, "layout"))
     x = to_channels_first(np.asarray(arrays[0]), layout)
     low = numerics.STORAGE_RANGE[node.operand(0).tensor.storage][0]
-    windows = _pool_windows(node, x, low)
+    windows = pool_windows(node, x, low)
     rank = x.ndim - 2
     return [from_channels_first(windows.max(axis=tuple(range(-rank, 0))), layout)]
 
@@ -81,7 +81,7 @@ def average_counts(node: Node, spatial: Sequence[int]) -> Array:
         border = [(0, 0), (0, 0)] + [(pads[i], pads[i + rank]) for i in range(rank)]
         windows = _pool_windows_of_padded(node, np.pad(ones, border, constant_values=1), spatial)
     else:
-        windows = _pool_windows(node, ones, 0)
+        windows = pool_windows(node, ones, 0)
     counts: Array = windows.sum(axis=tuple(range(-rank, 0)))[0, 0]
     return counts
 
@@ -120,7 +120,7 @@ def _evaluate_average(node: Node, arrays: Sequence[Array | None]) -> list[Array]
     _, z_x = scalar(quant_of(node.operand(0)))
     x = to_channels_first(np.asarray(arrays[0]), layout).astype(np.int32) - z_x
     rank = x.ndim - 2
-    total = _pool_windows(node, x, 0).sum(axis=tuple(range(-rank, 0)))
+    total = pool_windows(node, x, 0).sum(axis=tuple(range(-rank, 0)))
     y = _mean(node, total, average_counts(node, x.shape[2:]))
     return [from_channels_first(y, layout)]
 

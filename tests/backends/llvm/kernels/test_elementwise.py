@@ -13,7 +13,7 @@ from qcc.backends.llvm.isa import host_instruction_set
 from qcc.backends.llvm.kernels.elementwise import FloatBinaryKernel, FloatUnaryKernel
 from qcc.backends.llvm.kernels.nest import broadcast_view, dense_view
 from qcc.errors import ConfigError
-from qcc.ref.float_ops import larger, smaller
+from qcc.numerics import larger, smaller
 from tests.backends.llvm.kernels.buffers import ISAS, blank, bytes_of, constants
 from tests.backends.llvm.native import executable_form, run
 
