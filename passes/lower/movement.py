@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -111,8 +111,8 @@ def _pad(node: Node, output: Value) -> Moves | str:
     pads = constant_array(node.input(1))
     fill = float_constant(node.input(2))
     axes = constant_array(node.input(3))
-    if mode != "constant" or pads is None or (fill is None and node.input(2) is not None):
-        return f"Pad '{node.label}' in mode '{mode}' has no integer form, or is not constant"
+    if pads is None or (fill is None and node.input(2) is not None):
+        return f"the pads or the value of Pad '{node.label}' are not constant"
     rank = len(output.tensor.static_shape)
     if axes is None:
         axes = np.arange(rank)
@@ -120,10 +120,37 @@ def _pad(node: Node, output: Value) -> Moves | str:
     for i, axis in enumerate(axes):
         full[int(axis) % rank] = int(pads[i])
         full[int(axis) % rank + rank] = int(pads[i + len(axes)])
-    if min(full) < 0:
+    if min(full, default=0) < 0:
         return f"Pad '{node.label}' with negative pads has no integer form"
+    if mode != "constant":
+        return _pad_with_elements(node, mode, full)
     value = 0.0 if fill is None else float(np.asarray(fill).reshape(()))
     return (Move("q.pad", output.tensor.static_shape, {"pads": full}, fill=value),)
+
+
+_REPEATING: dict[str, Literal["reflect", "edge", "wrap"]] = {
+    "reflect": "reflect",
+    "edge": "edge",
+    "wrap": "wrap",
+}
+"""Modes of Pad that repeat elements, by numpy's names."""
+
+
+def _pad_with_elements(node: Node, mode: str, pads: Sequence[int]) -> Moves | str:
+    """Axis after axis, every element of the result is looked up."""
+    sizes = list(node.operand(0).tensor.static_shape)
+    short = any(pad >= size for pad, size in zip(pads, sizes * 2, strict=True))
+    if mode not in _REPEATING or (mode == "reflect" and short):
+        return f"Pad '{node.label}' in mode '{mode}' has no integer form"
+    moves = []
+    for axis, size in enumerate(list(sizes)):
+        around = (pads[axis], pads[axis + len(sizes)])
+        if around == (0, 0):
+            continue
+        indices = np.pad(np.arange(size), around, mode=_REPEATING[mode]).astype(np.int64)
+        sizes[axis] = indices.size
+        moves.append(Move("q.gather", tuple(sizes), {"axis": axis}, indices=indices))
+    return tuple(moves)
 
 
 def _depth_to_space(node: Node, output: Value) -> Moves | str:

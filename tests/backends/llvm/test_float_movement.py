@@ -11,6 +11,7 @@ from qcc.backends.llvm.native_float import has_native_kernel
 from qcc.ir.core import Graph, Value
 from qcc.passes.layout import convert_layout
 from qcc.passes.lower import lower
+from qcc.passes.lower.movement import movement_of
 from qcc.passes.outline_float import outline_float
 from qcc.ref.evaluate import evaluate
 from qcc.runtime import program
@@ -78,3 +79,35 @@ def test_a_concat_that_reads_a_region_stays_in_it() -> None:
     ops = run(b, graph, 1)
     assert "q.region" in ops
     assert "q.concat" not in ops
+
+
+@pytest.mark.parametrize("mode", ["reflect", "edge", "wrap"])
+@pytest.mark.parametrize("quantized", [False, True])
+def test_padding_with_elements_is_a_lookup(mode: str, quantized: bool) -> None:
+    b = Numbered()
+    x = b.input("x", 2, 3, 4, 5)
+    y = b.q(x) if quantized else b.op("Relu", [x], (2, 3, 4, 5))
+    pads = b.constant(np.array([0, 0, 1, 3, 0, 0, 2, 4]))
+    y = b.op("Pad", [y, pads], (2, 3, 7, 12), mode=mode)
+    graph = b.done(y if quantized else b.q(y))
+    feeds, moved = b.feeds(), graph.clone()
+    lower(moved, PATTERNS)
+    outline_float(moved)
+    for wanted, found in zip(
+        evaluate(graph, feeds).values(), evaluate(moved, feeds).values(), strict=True
+    ):
+        assert np.array_equal(wanted, found)
+    ops = run(b, graph, 1)
+    assert "q.region" not in ops
+    assert "q.gather" in ops
+
+
+@pytest.mark.parametrize(("mode", "pads"), [("reflect", [0, 4, 0, 0]), ("edge", [0, -1, 0, 2])])
+def test_padding_that_no_lookup_gives_stays_float(mode: str, pads: list[int]) -> None:
+    b = Numbered()
+    x = b.q(b.input("x", 3, 4))
+    wide = 4 + pads[1] + pads[3]
+    y = b.op("Pad", [x, b.constant(np.array(pads))], (3, wide), mode=mode)
+    moves = movement_of(y.producer, y) if y.producer is not None else ()
+    assert isinstance(moves, str)
+    assert "no integer form" in moves
