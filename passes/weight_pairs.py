@@ -6,6 +6,11 @@ to 128 in magnitude.  Kernels whose weights keep that limit run half as long aga
 have to widen every byte first.  So the numbers are chosen to keep it, for such targets: a
 channel's scale grows a little, and the few pairs that still pass the limit are moved to the nearest
 one that keeps it.  What that adds to the output, ``round_weights`` takes off the other weights.
+
+Kernels save another quarter of the multiplications where the sums of two groups of weights fit 16
+bits together (``backends/llvm/kernels/pairing.py``).  Trained weights mostly do: their largest ones
+are many times the typical one.  Channels of evenly spread weights get a larger scale, so that the
+typical weight is no larger than :data:`MOST_SPREAD` steps.
 """
 
 from __future__ import annotations
@@ -19,6 +24,12 @@ from qcc.passes.operand_rows import LinearForm
 
 GROWTHS = (1.0, 1.06, 1.12, 1.2, 1.3, 1.42, 1.56, 1.75, 2.0)
 """What a channel's scale may be multiplied with: at 2 no pair of weights within 127 remains."""
+
+MOST_SPREAD = 28.0
+"""Root mean square of a channel's weights in steps, at most, where it has :data:`MANY_INPUTS`."""
+
+MANY_INPUTS = 64
+"""With fewer inputs there are too few groups to find partners among."""
 
 FEW_CHANNELS = 8
 """Convolutions over fewer channels multiply their taps side by side."""
@@ -89,9 +100,11 @@ class Pairs:
     def growth(self, steps: Floats, most: int) -> Floats:
         """What to multiply the scale of each channel of ``steps`` [..., inputs] with: [...].
 
-        The factor of :data:`GROWTHS` with the least squared error; 1 where the limit is kept.
+        At least what keeps the spread; of that times the factors of :data:`GROWTHS` the one with
+        the least squared error where pairs would pass the limit.
         """
-        found = np.ones(steps.shape[:-1], np.float32)
+        found = _spread_growth(steps)
+        steps = steps / found[..., None]
         channels = self.broken(np.clip(np.rint(steps), -most, most)).any(axis=-1)
         rows = steps[channels]
         if not len(rows):
@@ -100,5 +113,13 @@ class Pairs:
             np.square(self.nearest(rows / factor, most) * factor - rows).sum(axis=-1)
             for factor in map(np.float32, GROWTHS)
         ]
-        found[channels] = np.asarray(GROWTHS, np.float32)[np.argmin(errors, axis=0)]
+        found[channels] *= np.asarray(GROWTHS, np.float32)[np.argmin(errors, axis=0)]
         return found
+
+
+def _spread_growth(steps: Floats) -> Floats:
+    """What brings each channel of ``steps`` [..., inputs] within the spread: [...], at least 1."""
+    if steps.shape[-1] < MANY_INPUTS:
+        return np.ones(steps.shape[:-1], np.float32)
+    spread = np.sqrt(np.square(steps, dtype=np.float64).mean(axis=-1))
+    return np.maximum(1, spread / MOST_SPREAD).astype(np.float32)

@@ -21,7 +21,7 @@ from qcc.backends.llvm import machine
 from qcc.backends.llvm.builder import I64, LoopBuilder, declare_kernel
 from qcc.backends.llvm.isa import InstructionSet, host_instruction_set
 from qcc.backends.llvm.kernels.activation import ActivationLayout
-from qcc.backends.llvm.kernels.conv import ConvKernel, conv_kernel
+from qcc.backends.llvm.kernels.conv import ConvKernel, conv_kernel, with_partners
 from qcc.backends.llvm.kernels.conv_plan import ConvPlan
 from qcc.backends.llvm.kernels.depthwise import depthwise_kernel
 from qcc.backends.llvm.kernels.window import Window
@@ -118,7 +118,7 @@ def quantized_normal(
     return rounded
 
 
-def make_kernel(layer: Layer, weight: NDArray[Any]) -> Any:
+def make_kernel(layer: Layer, weight: NDArray[Any], isa: InstructionSet) -> Any:
     pad = layer.kernel // 2
     out = -(-layer.size // layer.stride)
     halo = (pad,) * 4
@@ -134,7 +134,7 @@ def make_kernel(layer: Layer, weight: NDArray[Any]) -> Any:
     }
     if layer.depthwise:
         return depthwise_kernel(source, target, weight, **arguments)
-    return conv_kernel(source, target, weight, **arguments)
+    return with_partners(conv_kernel(source, target, weight, **arguments), weight, isa)
 
 
 def prepare(kernel: Any, isa: InstructionSet, weight: NDArray[Any]) -> Callable[[], Any]:
@@ -158,7 +158,7 @@ def tuned(kernel: ConvKernel, isa: InstructionSet, weight: NDArray[Any]) -> str:
     plan = ConvPlan.of(kernel, isa)
     found = []
     for rows, vectors in candidates(isa, plan.inner):
-        if rows * vectors < 6 or vectors > plan.panels.vectors:
+        if rows * vectors < 5 or vectors > plan.panels.vectors:
             continue
         schedule = GemmSchedule(
             rows, vectors, max(1, plan.schedule.block_tiles * plan.schedule.rows // rows), 10**6
@@ -166,7 +166,7 @@ def tuned(kernel: ConvKernel, isa: InstructionSet, weight: NDArray[Any]) -> str:
         call = prepare(replace(kernel, schedule=schedule), isa, weight)
         found.append((best_time(call, 0.05), f"{rows}x{vectors}"))
     found.sort()
-    return " ".join(f"{name}:{seconds * 1e6:.1f}" for seconds, name in found[:4])
+    return " ".join(f"{name}:{seconds * 1e6:.1f}" for seconds, name in found[:7])
 
 
 def main() -> None:
@@ -187,7 +187,7 @@ def main() -> None:
             depth = 1 if layer.depthwise else layer.channels
             shape = (layer.outputs, depth, layer.kernel, layer.kernel)
             weight = quantized_normal(rng, shape, top)
-            kernel = make_kernel(layer, weight)
+            kernel = make_kernel(layer, weight, isa)
             seconds = best_time(prepare(kernel, isa, weight))
             total += seconds * layer.count
             macs += kernel.macs * layer.count

@@ -14,10 +14,11 @@ from typing import Literal
 
 from qcc.backends.llvm.isa import InstructionSet
 
-Inner = Literal["dot", "pairs", "mixed", "widened"]
+Inner = Literal["dot", "pairs", "partners", "mixed", "widened"]
 """Inner loops.  ``dot``: one instruction adds four byte products.  ``pairs``: 8-bit multiply-add of
-pairs that cannot saturate.  ``widened``: activations and weights widened to 16 bits.  ``mixed``:
-``pairs`` where they cannot saturate and ``widened`` elsewhere, by a table."""
+pairs that cannot saturate.  ``partners``: two such groups added in 16 bits where they fit, by a
+table.  ``widened``: activations and weights widened to 16 bits.  ``mixed``: ``partners`` where
+pairs cannot saturate and ``widened`` elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class _InnerCost:
 _COSTS: dict[tuple[Inner, int], _InnerCost] = {
     ("widened", 32): _InnerCost(1.22, 0.25, 1.0, 0.6, 2),
     ("pairs", 32): _InnerCost(1.0, 0.25, 0.1, 0.4, 3),
+    ("partners", 32): _InnerCost(1.0, 0.15, 0.1, 0.3, 4),
     ("mixed", 32): _InnerCost(1.15, 0.2, 0.5, 1.0, 3),
     ("dot", 64): _InnerCost(1.0, 0.1, 0.2, 0.5, 1),
     ("dot", 32): _InnerCost(0.5, 0.15, 0.3, 0.5, 1),
@@ -64,6 +66,13 @@ _TILES: tuple[tuple[int, int], ...] = tuple(
 
 _LATENCY = 5.0
 """Cycles before an accumulator can be added to again."""
+
+
+_PARTNER_GAIN = 0.25
+"""What partners save of the multiplications: one of the four of two groups."""
+
+_SPILL = 0.35
+"""Cycles a group where partners' weights do not all fit the registers."""
 
 
 def candidates(isa: InstructionSet, inner: Inner) -> list[tuple[int, int]]:
@@ -82,9 +91,14 @@ def split_rows(rows: int, tile: int) -> tuple[int, int, int]:
     return tiles, rows // tiles, rows % tiles
 
 
-def _tile_cycles(isa: InstructionSet, inner: Inner, rows: int, vectors: int, turns: int) -> float:
+def _tile_cycles(
+    isa: InstructionSet, inner: Inner, rows: int, vectors: int, turns: int, share: float = 0.0
+) -> float:
     cost = _COSTS[inner, isa.vector_bytes]
-    turn = cost.accumulator * rows * vectors + cost.row * rows + cost.vector * vectors + cost.turn
+    products = cost.accumulator * (1 - _PARTNER_GAIN * share) * rows * vectors
+    turn = products + cost.row * rows + cost.vector * vectors + cost.turn
+    if share and rows > 1 and rows * vectors + 2 * vectors + 5 > isa.vector_registers:
+        turn += _SPILL
     updates = 2 if inner == "widened" else 1
     # Results are narrowed four vectors at a time; smaller pieces need permutations and stores.
     pieces = vectors // 4 + 3 * (vectors % 4 // 2) + 3 * (vectors % 2)
@@ -93,16 +107,28 @@ def _tile_cycles(isa: InstructionSet, inner: Inner, rows: int, vectors: int, tur
 
 
 def gemm_cycles(
-    isa: InstructionSet, inner: Inner, tile: tuple[int, int], m: int, n: int, turns: int
+    isa: InstructionSet,
+    inner: Inner,
+    tile: tuple[int, int],
+    m: int,
+    n: int,
+    turns: int,
+    shares: tuple[float, ...] = (),
 ) -> float:
-    """Predicted cycles of an ``m x n`` product whose inner loop runs ``turns`` times."""
+    """Predicted cycles of an ``m x n`` product whose inner loop runs ``turns`` times.
+
+    ``shares``: of the groups, those with a partner in column tiles of 1, 2, ... vectors.
+    """
     tiles, height, taller = split_rows(m, tile[0])
     vectors = -(-n // isa.lanes)
     total = 0.0
     for width, count in ((tile[1], vectors // tile[1]), (vectors % tile[1], 1)):
         if width and count:
-            total += count * taller * _tile_cycles(isa, inner, height + 1, width, turns)
-            total += count * (tiles - taller) * _tile_cycles(isa, inner, height, width, turns)
+            share = shares[width - 1] if width <= len(shares) else 0.0
+            total += count * taller * _tile_cycles(isa, inner, height + 1, width, turns, share)
+            total += (
+                count * (tiles - taller) * _tile_cycles(isa, inner, height, width, turns, share)
+            )
     return total
 
 
@@ -118,7 +144,8 @@ class GemmShape:
     """A matrix product as the cost model sees it: ``m x n`` over ``k`` products per output.
 
     ``row_bytes``: bytes that one row of activations occupies in the block; ``row_limit``: most rows
-    of a tile; ``copied``: each work item copies its rows first, so column chunks repeat the copy.
+    of a tile; ``copied``: each work item copies its rows first, so column chunks repeat the copy;
+    ``partners``: shares of groups with a partner in column tiles of 1, 2, ... vectors.
     """
 
     m: int
@@ -127,6 +154,7 @@ class GemmShape:
     row_bytes: int
     row_limit: int
     copied: bool
+    partners: tuple[float, ...] = ()
 
     def tiles(self, isa: InstructionSet, inner: Inner) -> list[tuple[int, int]]:
         """Tiles that fit, the one that the model thinks best first."""
@@ -134,7 +162,11 @@ class GemmShape:
         vectors = -(-self.n // isa.lanes)
         fitting = [tile for tile in tiles if tile[1] <= vectors] or tiles
         turns = -(-self.k // 4)
-        return sorted(fitting, key=lambda t: gemm_cycles(isa, inner, t, self.m, self.n, turns))
+
+        def cycles(tile: tuple[int, int]) -> float:
+            return gemm_cycles(isa, inner, tile, self.m, self.n, turns, self.partners)
+
+        return sorted(fitting, key=cycles)
 
     def schedule(self, isa: InstructionSet, tile: tuple[int, int]) -> GemmSchedule:
         """How the product is cut for a tile."""

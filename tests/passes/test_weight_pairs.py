@@ -16,7 +16,7 @@ from qcc.ir.core import Graph, Value
 from qcc.ir.types import float32
 from qcc.passes.operand_rows import LinearForm, linear_form
 from qcc.passes.round_weights import Moments, round_by_moments
-from qcc.passes.weight_pairs import GROWTHS, Pairs
+from qcc.passes.weight_pairs import GROWTHS, MANY_INPUTS, MOST_SPREAD, Pairs
 from qcc.pipeline import convert, prepare
 from qcc.ref.evaluate import evaluate
 from qcc.runtime.build import native_backend_name
@@ -103,9 +103,9 @@ def test_the_nearest_weights_keep_the_limit_and_move_no_others(seed: int, spread
 
 def test_scales_grow_no_further_than_they_must() -> None:
     random = np.random.default_rng(1)
-    steps = random.normal(size=(1, 40, 64)).astype(np.float32)
+    steps = random.normal(size=(1, 40, 62)).astype(np.float32)
     steps *= 127 / np.abs(steps).max(axis=-1, keepdims=True)
-    pairs = Pairs(np.arange(0, 64, 2), np.arange(1, 64, 2), LIMIT)
+    pairs = Pairs(np.arange(0, 62, 2), np.arange(1, 62, 2), LIMIT)
     growth = pairs.growth(steps, 127)
     assert growth.shape == (1, 40)
     assert set(np.unique(growth)) <= set(np.asarray(GROWTHS, np.float32))
@@ -119,6 +119,20 @@ def test_scales_grow_no_further_than_they_must() -> None:
 
     assert (error(growth) <= error(np.ones_like(growth)) + 1e-3).all()
     assert (error(growth) <= error(np.full_like(growth, 2)) + 1e-3).all()
+
+
+def test_channels_of_many_inputs_keep_the_spread() -> None:
+    random = np.random.default_rng(1)
+    steps = random.normal(size=(1, 40, MANY_INPUTS)).astype(np.float32)
+    steps *= 127 / np.abs(steps).max(axis=-1, keepdims=True)
+    steps[0, 0] /= 4
+    pairs = Pairs(np.arange(0, 64, 2), np.arange(1, 64, 2), LIMIT)
+    growth = pairs.growth(steps, 127)
+    spread = np.sqrt(np.square(steps / growth[..., None]).mean(axis=-1))
+    assert spread.max() <= MOST_SPREAD * 1.0001
+    assert growth[0, 0] == 1
+    assert (growth[0, 1:] > 1).all()
+    assert growth.max() < 2.5
 
 
 @pytest.mark.parametrize("groups", [1, 2])

@@ -18,9 +18,10 @@ from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels import Packed
 from qcc.backends.llvm.kernels.activation import ActivationLayout
 from qcc.backends.llvm.kernels.conv_code import ConvWriter
-from qcc.backends.llvm.kernels.conv_plan import ConvPlan
+from qcc.backends.llvm.kernels.conv_plan import ConvPlan, weight_matrix
 from qcc.backends.llvm.kernels.epilogue import Epilogue, Form, ParameterBlock
-from qcc.backends.llvm.kernels.gemm import parts_needed
+from qcc.backends.llvm.kernels.pairing import paired_share
+from qcc.backends.llvm.kernels.panels import parts_needed
 from qcc.backends.llvm.kernels.weighted import channel_constants, epilogue_for, operand_names
 from qcc.backends.llvm.kernels.window import Window
 from qcc.backends.llvm.schedule import GemmSchedule
@@ -33,7 +34,9 @@ class ConvKernel:
 
     ``weight_parts``: how many bytes make a weight (1 when all weights fit int8).
     ``safe_pairs``: the weights allow ``vpmaddubsw`` without saturation (:func:`has_safe_pairs`).
-    ``schedule`` overrides the cost model.  The residual, if any, has the output's shape.
+    ``partners``: share of the weights' groups of four that find a partner (``pairing.py``) in
+    column tiles of 1, 2, ... vectors; empty where none are sought.  ``schedule`` overrides the
+    cost model.  The residual, if any, has the output's shape.
     Operands: ``input, weight, parameters, [residual,] output``.
     """
 
@@ -44,6 +47,7 @@ class ConvKernel:
     epilogue: Epilogue = field(default_factory=Epilogue)
     weight_parts: int = 1
     safe_pairs: bool = False
+    partners: tuple[float, ...] = ()
     schedule: GemmSchedule | None = None
 
     def __post_init__(self) -> None:
@@ -172,6 +176,26 @@ def has_safe_pairs(weight: Any, *, tight: bool = False) -> bool:
     most = 255 * (high[:, 0::2] + high[:, 1::2]).max(initial=0)
     least = 255 * (low[:, 0::2] + low[:, 1::2]).min(initial=0)
     return bool(most <= 32767 and least >= -32768 and parts_needed(w) == 1)
+
+
+LEAST_PARTNERS = 0.25
+"""Where fewer groups find partners, sorting them costs more than it saves."""
+
+
+def with_partners(kernel: ConvKernel, weight: Any, isa: InstructionSet) -> ConvKernel:
+    """``kernel`` with what ``weight`` ``[O, C/groups, kh, kw]`` says of partners on ``isa``."""
+    if isa.dot != "vpmaddwd" or kernel.groups > 1 or kernel.weight_parts > 1:
+        return kernel
+    if kernel.tight and not kernel.safe_pairs:
+        return kernel
+    rows = weight_matrix(np.asarray(weight), tight=kernel.tight)
+    most = max(1, min(MOST_PAIRED_VECTORS, -(-len(rows) // isa.lanes)))
+    shares = tuple(paired_share(rows, count * isa.lanes) for count in range(1, most + 1))
+    return replace(kernel, partners=shares if max(shares) >= LEAST_PARTNERS else ())
+
+
+MOST_PAIRED_VECTORS = 4
+"""Vectors of the widest column tile in which partners are sought."""
 
 
 def conv_kernel(

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels import STACK_LIMIT
-from qcc.backends.llvm.kernels.gemm import Panels, Walk
+from qcc.backends.llvm.kernels.gemm import Walk
+from qcc.backends.llvm.kernels.panels import Panels
 from qcc.backends.llvm.schedule import GemmSchedule, GemmShape, Inner, alternatives, gemm_schedule
 from qcc.errors import ConfigError
 
@@ -51,6 +52,7 @@ class ConvPlan:
         if isa.dot == "vpmaddwd":
             inner = "mixed" if kernel.weight_parts == 1 and not kernel.tight else "widened"
             inner = "pairs" if kernel.safe_pairs else inner
+            inner = "partners" if inner == "pairs" and kernel.partners else inner
         window, layout = kernel.window, kernel.input
         depth = -(-(layout.channels // kernel.groups) // 4) * 4
         kh, kw = window.kernel
@@ -78,16 +80,17 @@ class ConvPlan:
         n = kernel.output.channels // kernel.groups
         scratch_row = 0
         if source == "copy" or inner == "mixed":
-            scratch_row = total * (1 if inner in ("dot", "pairs") else 2)
+            scratch_row = total * (2 if inner in ("mixed", "widened") else 1)
             # Rows a page apart would fight for the same few cache sets.
             scratch_row += 64 if scratch_row % 2048 == 0 else 0
         limit = 14 if source != "taps" or isa.architecture != "x86_64" else 6
         row_bytes = scratch_row or layout.channel_stride
-        shape = GemmShape(m, n, total, row_bytes, limit, scratch_row > 0)
+        shape = GemmShape(m, n, total, row_bytes, limit, scratch_row > 0, kernel.partners)
         schedule = kernel.schedule or gemm_schedule(isa, inner, shape)
         schedule = _within_stack(schedule, scratch_row) if scratch_row else schedule
         form = kernel.epilogue.form
-        panels = Panels(isa, inner, kernel.weight_parts, total // 4, n, schedule.vectors, form)
+        parts, paired = kernel.weight_parts, bool(kernel.partners)
+        panels = Panels(isa, inner, parts, total // 4, n, schedule.vectors, form, paired)
         return ConvPlan(
             kernel,
             source,
@@ -114,14 +117,20 @@ class ConvPlan:
 
     def weight_matrix(self, weight: NDArray[Any]) -> NDArray[np.int16]:
         """``[O, 4 * quads]``: weights in the order in which a row's activations lie."""
-        outputs, channels, kh, kw = weight.shape
-        if self.kernel.tight:
-            taps = np.zeros((outputs, 4 * self.panels.quads), np.int16)
-            taps[:, : channels * kh * kw] = weight.transpose(0, 2, 3, 1).reshape(outputs, -1)
-            return taps
-        matrix = np.zeros((outputs, kh, kw, -(-channels // 4) * 4), np.int16)
-        matrix[..., :channels] = weight.transpose(0, 2, 3, 1)
-        return matrix.reshape(outputs, -1)
+        return weight_matrix(weight, tight=self.kernel.tight)
+
+
+def weight_matrix(weight: NDArray[Any], *, tight: bool) -> NDArray[np.int16]:
+    """``[O, C, kh, kw]`` as ``[O, 4 * quads]`` in the order in which a row's activations lie."""
+    outputs, channels, kh, kw = weight.shape
+    if tight:
+        products = channels * kh * kw
+        taps = np.zeros((outputs, -(-products // 4) * 4), np.int16)
+        taps[:, :products] = weight.transpose(0, 2, 3, 1).reshape(outputs, -1)
+        return taps
+    matrix = np.zeros((outputs, kh, kw, -(-channels // 4) * 4), np.int16)
+    matrix[..., :channels] = weight.transpose(0, 2, 3, 1)
+    return matrix.reshape(outputs, -1)
 
 
 def _source(kernel: ConvKernel, inner: Inner, run: int) -> Source:

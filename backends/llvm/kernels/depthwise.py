@@ -22,7 +22,7 @@ from qcc.backends.llvm.kernels.activation import ActivationLayout
 from qcc.backends.llvm.kernels.depthwise_code import DepthwiseWriter
 from qcc.backends.llvm.kernels.depthwise_cut import ChannelCut
 from qcc.backends.llvm.kernels.epilogue import Epilogue, Form
-from qcc.backends.llvm.kernels.gemm import parts_needed
+from qcc.backends.llvm.kernels.panels import parts_needed
 from qcc.backends.llvm.kernels.weighted import (
     channel_constants,
     epilogue_for,

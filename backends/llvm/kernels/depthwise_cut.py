@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels.epilogue import Form, ParameterBlock, lane_channels
-from qcc.backends.llvm.kernels.gemm import byte_parts
+from qcc.backends.llvm.kernels.panels import byte_parts
 
 if TYPE_CHECKING:
     from qcc.backends.llvm.kernels.depthwise import DepthwiseKernel

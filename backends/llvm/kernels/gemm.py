@@ -9,9 +9,10 @@ The inner loops, all exact (see ``schedule.Inner``):
 * ``dot``: four activation bytes are broadcast and multiplied with four weights a lane.
 * ``pairs``: ``vpmaddubsw`` adds two byte products to an int16 that provably cannot saturate, then
   ``vpmaddwd`` with ones adds two of those to an int32.
-* ``mixed``: a column tile's groups of four products are sorted into those whose pairs cannot
-  saturate, which go the way of ``pairs``, and the others, which go the way of ``widened``; a table
-  of offsets says where each group's activations are.
+* ``partners``: two groups of four products whose 16-bit sums cannot saturate together are added in
+  16 bits before ``vpmaddwd`` widens them (``pairing.py``); groups without a partner go the way of
+  ``pairs``.  A table of offsets for each column tile says where every group's activations are.
+* ``mixed``: ``partners``, and groups whose pairs can saturate go the way of ``widened``.
 * ``widened``: activations were widened to int16 when they were copied, weights are widened as they
   are loaded, and ``vpmaddwd`` adds two 16-bit products to an int32.
 
@@ -23,16 +24,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qcc.backends.llvm import primitives
 from qcc.backends.llvm.builder import I8, I16, I32, Index, LoopBuilder, Value, constant, vector
-from qcc.backends.llvm.isa import InstructionSet
-from qcc.backends.llvm.kernels.epilogue import EpilogueWriter, Form, Place, lane_channels
-from qcc.backends.llvm.schedule import GemmSchedule, Inner, split_rows
+from qcc.backends.llvm.kernels.epilogue import EpilogueWriter, Place
+from qcc.backends.llvm.kernels.panels import Panels
+from qcc.backends.llvm.schedule import GemmSchedule, split_rows
 
 
 @dataclass(frozen=True)
@@ -59,153 +59,6 @@ class Walk:
     def total_quads(self) -> int:
         """Groups of four products of a whole row."""
         return self.quads * self.outer * self.middle
-
-
-@dataclass(frozen=True)
-class Panels:
-    """How the weights of one group are stored: column tiles of ``schedule.vectors`` vectors.
-
-    A tile holds, for every group of products, ``parts`` times ``vectors`` vectors of weights;
-    ``parts`` > 1 means that a weight is the sum of several bytes (dot products) or an int16
-    (widened products).
-    """
-
-    isa: InstructionSet
-    inner: Inner
-    parts: int
-    quads: int
-    channels: int
-    tile_vectors: int
-    form: Form
-
-    @property
-    def vectors(self) -> int:
-        """Accumulator vectors that hold all channels."""
-        return -(-self.channels // self.isa.lanes)
-
-    @property
-    def tiles(self) -> list[tuple[int, int]]:
-        """``(first vector, vectors)`` of every column tile; only the last may be narrower."""
-        return [
-            (first, min(self.tile_vectors, self.vectors - first))
-            for first in range(0, self.vectors, self.tile_vectors)
-        ]
-
-    @property
-    def quad_bytes(self) -> int:
-        """Bytes of weights of one vector and one group of four products, all parts."""
-        if self.inner == "widened":
-            return self.isa.vector_bytes * (2 if self.parts > 1 else 1)
-        return self.isa.vector_bytes * self.parts
-
-    @property
-    def vector_bytes(self) -> int:
-        """Bytes of weights of one accumulator vector."""
-        return self.quads * self.quad_bytes
-
-    @property
-    def table_bytes(self) -> int:
-        """Bytes of the offsets of one column tile: a count, then one entry a turn at most."""
-        return _rounded_to_64(4 + 8 * self.quads) if self.inner == "mixed" else 0
-
-    @property
-    def tables_offset(self) -> int:
-        """Where the offset tables begin, after the weights."""
-        return _rounded_to_64(self.vectors * self.vector_bytes)
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the weights and tables of one group."""
-        return self.tables_offset + len(self.tiles) * self.table_bytes
-
-    def channel_order(self) -> NDArray[np.intp]:
-        """Channel of every accumulator lane, ``vectors * lanes`` long; may pass ``channels``."""
-        lanes = self.isa.lanes
-        return np.concatenate(
-            [first * lanes + lane_channels(n, lanes, self.form) for first, n in self.tiles]
-        )
-
-    def spread(self, values: NDArray[Any]) -> NDArray[Any]:
-        """``[channels, ...]`` in lane order along axis 0, zero where there is no channel."""
-        padded = np.zeros((self.vectors * self.isa.lanes, *values.shape[1:]), values.dtype)
-        padded[: len(values)] = values
-        return padded[self.channel_order()]
-
-    def pack(self, weight: NDArray[np.integer], offsets: NDArray[np.int32]) -> NDArray[np.uint8]:
-        """``[channels, 4 * quads]`` integers to bytes in the order the inner loop reads them.
-
-        ``offsets`` are those of the walk (:meth:`Walk.offsets`).
-        """
-        spread = self.spread(weight.astype(np.int16)).reshape(
-            self.vectors, self.isa.lanes, self.quads, 4
-        )
-        write = {
-            "dot": self._pack_bytes,
-            "pairs": self._pack_bytes,
-            "widened": self._pack_widened,
-            "mixed": self._pack_mixed,
-        }[self.inner]
-        packed = np.zeros(self.size_bytes, np.uint8)
-        for number, (first, count) in enumerate(self.tiles):
-            # [group of products, vector, lane, product in group]
-            panel = write(spread[first : first + count].transpose(2, 0, 1, 3))
-            begin = first * self.vector_bytes
-            packed[begin : begin + panel.size] = panel.reshape(-1)
-            if self.inner == "mixed":
-                table = self._table(spread[first : first + count], offsets).view(np.uint8)
-                begin = self.tables_offset + number * self.table_bytes
-                packed[begin : begin + table.size] = table
-        return packed
-
-    def _pack_bytes(self, tile: NDArray[np.int16]) -> NDArray[np.uint8]:
-        parts = np.stack(byte_parts(tile, self.parts), axis=1)
-        return np.frombuffer(parts.astype(np.int8).tobytes(), np.uint8)
-
-    def _pack_widened(self, tile: NDArray[np.int16]) -> NDArray[np.uint8]:
-        quads, vectors, lanes, _ = tile.shape
-        pairs = tile.reshape(quads, vectors, lanes, 2, 2).transpose(0, 3, 1, 2, 4)
-        stored = pairs.astype(np.int16 if self.parts > 1 else np.int8)
-        return np.frombuffer(stored.tobytes(), np.uint8)
-
-    def _pack_mixed(self, tile: NDArray[np.int16]) -> NDArray[np.uint8]:
-        """Groups with safe pairs as they are; then the others' pairs one after the other."""
-        safe = _safe_quads(tile)
-        pieces = [self._pack_bytes(tile[safe]), self._pack_widened(tile[~safe])]
-        return np.concatenate(pieces)
-
-    def _table(self, spread: NDArray[np.int16], offsets: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Number of safe groups, their offsets, and those of the others' pairs in widened rows."""
-        safe = _safe_quads(spread.transpose(2, 0, 1, 3))
-        pairs = np.flatnonzero(~safe)[:, None] * 8 + np.array([0, 4])
-        return np.concatenate([[safe.sum()], offsets[safe], pairs.reshape(-1)]).astype(np.int32)
-
-
-def _rounded_to_64(size: int) -> int:
-    return -(-size // 64) * 64
-
-
-def _safe_quads(tile: NDArray[np.int16]) -> NDArray[np.bool_]:
-    """Which groups ``[quad, vector, lane, 4]`` have no pair whose byte products can saturate."""
-    pairs = tile.reshape(len(tile), -1, 2).astype(np.int32)
-    high, low = np.maximum(pairs, 0).sum(2), np.minimum(pairs, 0).sum(2)
-    safe: NDArray[np.bool_] = ((255 * high <= 32767) & (255 * low >= -32768)).all(1)
-    return safe
-
-
-def byte_parts(weight: NDArray[np.int16], parts: int) -> list[NDArray[np.int16]]:
-    """``parts`` arrays in [-128, 127] that add up to ``weight``."""
-    result, rest = [], weight
-    for _ in range(parts):
-        part = np.clip(rest, -128, 127)
-        result.append(part)
-        rest = rest - part
-    return result
-
-
-def parts_needed(weight: NDArray[np.integer]) -> int:
-    """How many bytes in [-128, 127] must be added to make every weight."""
-    high, depth = int(weight.max(initial=0)), -int(weight.min(initial=0))
-    return max(1, -(-high // 127), -(-depth // 128))
 
 
 @dataclass(frozen=True)
@@ -283,10 +136,10 @@ class GemmWriter:
         panel = k.at(weights, offset)
         bias = self.epilogue.bias(first_vector, vectors)
         start = [bias[s] for _ in rows for s in range(vectors)]
-        if self.panels.inner == "mixed":
+        if self.panels.sorted:
             tables = k.at(weights, self.panels.tables_offset)
             table = k.at(tables, k.mul(column, self.panels.table_bytes))
-            accumulators = self._mixed(sources, panel, table, start)
+            accumulators = self._sorted(sources, panel, table, start)
         else:
             accumulators = self._walk(rows, panel, start)
         lines = [accumulators[r * vectors : (r + 1) * vectors] for r in range(len(rows))]
@@ -352,15 +205,21 @@ class GemmWriter:
             return 4
         return 2 if accumulators + 2 * vectors < self.isa.vector_registers else 1
 
-    def _mixed(
+    def _sorted(
         self, sources: Sources, panel: Value, table: Value, accumulators: list[Value]
     ) -> list[Value]:
-        """The groups with safe pairs, then the pairs of the others."""
+        """Partners, then single groups with safe pairs, then the pairs of the others."""
         k = self.k
         vectors = len(accumulators) // len(sources.rows)
         size = vectors * self.isa.vector_bytes
-        safe = k.index(k.load(I32, table, align=4))
-        offsets = k.at(table, 4)
+        couples, singles = (k.index(k.load(I32, table, 4 * i, align=4)) for i in range(2))
+        offsets = k.at(table, 8)
+
+        def together(number: Index, *values: Value) -> list[Value]:
+            result = list(values)
+            rows = [self._moved(sources.rows, offsets, k.add(k.mul(number, 2), i)) for i in (0, 1)]
+            self._partners(rows, k.at(panel, k.mul(number, 2 * size)), vectors, result)
+            return result
 
         def pairs(number: Index, *values: Value) -> list[Value]:
             result = list(values)
@@ -368,18 +227,46 @@ class GemmWriter:
             self._pairs(rows, k.at(panel, k.mul(number, size)), 0, vectors, result)
             return result
 
-        accumulators = k.loop(0, safe, pairs, carried=accumulators, name="safe")
-        weights = k.at(panel, k.mul(safe, size))
-        offsets = k.at(offsets, k.mul(safe, 4))
-
         def widened(number: Index, *values: Value) -> list[Value]:
             result = list(values)
             rows = self._moved(sources.widened, offsets, number)
-            self._widened(rows, k.at(weights, k.mul(number, size // 2)), 0, vectors, result)
+            self._widened(rows, k.at(panel, k.mul(number, size // 2)), 0, vectors, result)
             return result
 
-        count = k.mul(k.sub(self.panels.quads, safe), 2)
+        if self.panels.paired:
+            accumulators = k.loop(0, couples, together, carried=accumulators, name="partners")
+            groups = k.mul(couples, 2)
+            panel, offsets = k.at(panel, k.mul(groups, size)), k.at(offsets, k.mul(groups, 4))
+            singles_end = k.add(groups, singles)
+        else:
+            singles_end = singles
+        accumulators = k.loop(0, singles, pairs, carried=accumulators, name="single")
+        if self.panels.inner == "partners":
+            return accumulators
+        panel, offsets = k.at(panel, k.mul(singles, size)), k.at(offsets, k.mul(singles, 4))
+        count = k.mul(k.sub(self.panels.quads, singles_end), 2)
         return k.loop(0, count, widened, carried=accumulators, name="unsafe")
+
+    def _partners(
+        self, rows: Sequence[Sequence[Row]], weights: Value, vectors: int, acc: list[Value]
+    ) -> None:
+        """``rows[i]`` are the rows at group ``i`` of a couple."""
+        k, isa = self.k, self.isa
+        size, octets = isa.vector_bytes, vector(I8, isa.vector_bytes)
+        ones = constant(vector(I16, size // 2), 1)
+        b = [
+            [k.load(octets, weights, (i * vectors + s) * size, align=size) for s in range(vectors)]
+            for i in (0, 1)
+        ]
+        for r in range(len(rows[0])):
+            a = [self._broadcast(rows[i][r], 0, octets) for i in (0, 1)]
+            for s in range(vectors):
+                sums = [
+                    primitives.call(k, isa, "multiply_add_bytes", a[i], b[i][s]) for i in (0, 1)
+                ]
+                both = k.ir.add(*sums)
+                i = r * vectors + s
+                acc[i] = k.ir.add(acc[i], primitives.call(k, isa, "multiply_add_pairs", both, ones))
 
     def _moved(self, rows: Sequence[Row], offsets: Value, number: Index) -> list[Row]:
         """``rows`` moved by entry ``number`` of a table of offsets."""

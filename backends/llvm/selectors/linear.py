@@ -15,7 +15,7 @@ from qcc.backends.llvm.buffers import (
 )
 from qcc.backends.llvm.kernels import Packed
 from qcc.backends.llvm.kernels.activation import ActivationLayout
-from qcc.backends.llvm.kernels.conv import ConvKernel, conv_kernel
+from qcc.backends.llvm.kernels.conv import ConvKernel, conv_kernel, with_partners
 from qcc.backends.llvm.kernels.depthwise import depthwise_kernel
 from qcc.backends.llvm.kernels.window import Window
 from qcc.backends.llvm.planner import Planner
@@ -170,6 +170,9 @@ def _kernel(
         window=linear.window,
         **options,
     )
+
+    if isinstance(kernel, ConvKernel):
+        kernel = with_partners(kernel, linear.weight, planner.isa)
 
     def pack(form: Any) -> Packed:
         packed: Packed = form.pack(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from qcc import numerics
 from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels.activation import ActivationLayout
-from qcc.backends.llvm.kernels.conv import ConvKernel, conv_kernel
+from qcc.backends.llvm.kernels.conv import ConvKernel, conv_kernel, with_partners
 from qcc.backends.llvm.kernels.depthwise import DepthwiseKernel, depthwise_kernel
 from qcc.backends.llvm.kernels.epilogue import Form
 from qcc.backends.llvm.kernels.window import Window
@@ -133,6 +133,7 @@ def check_conv(
         kernel = depthwise_kernel(source, target, w, **common)
     else:
         kernel = conv_kernel(source, target, w, groups=case.groups, **common)
+        kernel = with_partners(kernel, w, isa)
     table = rng.integers(0, 256, 256).astype(np.uint8)
     r = rng.integers(0, 256, (n, case.outputs, oh, ow))
     packed = kernel.pack(

@@ -13,7 +13,7 @@ from qcc.backends.llvm.isa import INSTRUCTION_SETS
 from qcc.backends.llvm.kernels.activation import ActivationLayout
 from qcc.backends.llvm.kernels.conv import ConvKernel, has_safe_pairs, matmul_kernel
 from qcc.backends.llvm.kernels.epilogue import Epilogue, needs_float_clamp
-from qcc.backends.llvm.kernels.gemm import byte_parts, parts_needed
+from qcc.backends.llvm.kernels.panels import byte_parts, parts_needed
 from qcc.backends.llvm.kernels.window import Window
 from qcc.errors import ConfigError
 from tests.backends.llvm.conv_case import ConvCase, check_conv

@@ -1,0 +1,99 @@
+"""Which groups of four products may be added to each other in 16 bits.
+
+``vpmaddubsw`` gives sums of two byte products in 16 bits; ``vpmaddwd`` with ones widens them, and
+takes the same multipliers.  Where two groups' sums cannot leave 16 bits together, they are added
+first and widened once: three multiplications for eight products instead of four.  The order in
+which groups are summed is free (integer sums, contract 2), so the compiler looks for partners among
+all groups of a column tile: weights decide, and no weight is changed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST_SUM = 128
+"""255 times so much fits int16: what weights of one sign in one 16-bit lane may sum to."""
+
+SAMPLED_TILES = 3
+"""Column tiles in which :func:`paired_share` looks for partners."""
+
+TOGETHER = 192
+"""Groups among which partners are sought: more cost compile time and find hardly more."""
+
+Bytes = NDArray[np.uint8]
+
+
+def lane_sums(tiles: NDArray[np.integer]) -> Bytes:
+    """What the weights of each sign sum to in every 16-bit lane, at most 255.
+
+    ``tiles`` int ``[tiles, lanes, groups, 4]``; the result is ``[tiles, groups, 4 * lanes]``: two
+    16-bit lanes of a 32-bit one, positive sums before negative.
+    """
+    pairs = tiles.transpose(0, 2, 1, 3).astype(np.int16)
+    first, second = pairs[..., 0::2], pairs[..., 1::2]
+    high = np.maximum(first, 0) + np.maximum(second, 0)
+    low = np.maximum(-first, 0) + np.maximum(-second, 0)
+    sums = np.concatenate([high, low], axis=-1).reshape(*pairs.shape[:2], -1)
+    return np.asarray(np.minimum(sums, 255), np.uint8)
+
+
+def safe_groups(sums: Bytes) -> NDArray[np.bool_]:
+    """Which groups ``[tiles, groups]`` have no 16-bit lane that can saturate."""
+    return np.asarray((sums <= MOST_SUM).all(axis=-1))
+
+
+def partners(sums: Bytes) -> NDArray[np.int32]:
+    """A partner of each group ``[tiles, groups]``, -1 for those that stay alone.
+
+    The result of partners is symmetric, and no lane of two partners can saturate.  Groups meet in
+    the rounds of a tournament, heavy ones with light ones first, and take the first that fits.
+    """
+    tiles, groups, _ = sums.shape
+    found = np.full((tiles, groups), -1, np.int32)
+    for begin in range(0, groups, TOGETHER):
+        piece = sums[:, begin : begin + TOGETHER]
+        chosen = _tournament(piece)
+        found[:, begin : begin + TOGETHER] = np.where(chosen < 0, -1, chosen + begin)
+    return found
+
+
+def _tournament(sums: Bytes) -> NDArray[np.int32]:
+    tiles, groups, _ = sums.shape
+    safe = safe_groups(sums)
+    weight = sums.sum(axis=-1, dtype=np.int64) + np.where(safe, 0, 1 << 40)
+    order = np.argsort(weight, axis=1, kind="stable")
+    sums = np.take_along_axis(sums, order[:, :, None], axis=1)
+    room = MOST_SUM - np.minimum(sums, MOST_SUM)
+    free = np.take_along_axis(safe, order, axis=1)
+    found = np.full((tiles, groups), -1, np.int32)
+    ranks = np.arange(groups)
+    for turn in range(groups):
+        others = (groups - 1 - ranks - turn) % groups
+        once = ranks < others
+        left, right = ranks[once], others[once]
+        tile, pair = np.nonzero(free[:, left] & free[:, right])
+        a, b = left[pair], right[pair]
+        fits = (sums[tile, a] <= room[tile, b]).all(axis=-1)
+        tile, a, b = tile[fits], a[fits], b[fits]
+        free[tile, a] = free[tile, b] = False
+        found[tile, order[tile, a]] = order[tile, b]
+        found[tile, order[tile, b]] = order[tile, a]
+    return found
+
+
+def paired_share(weight: NDArray[np.integer], lanes: int) -> float:
+    """Share of the groups of ``[channels, 4 * groups]`` that have a partner in tiles of ``lanes``.
+
+    Counted in a few tiles, evenly spread, and rounded down to sixteenths: what a schedule needs.
+    """
+    weight = weight[:, : 4 * TOGETHER]
+    groups = weight.shape[1] // 4
+    count = -(-len(weight) // lanes)
+    picked = np.unique(np.linspace(0, count - 1, SAMPLED_TILES).astype(int))
+    tiles = np.zeros((len(picked), lanes, groups, 4), np.int16)
+    for place, number in enumerate(picked):
+        rows = weight[number * lanes : (number + 1) * lanes]
+        tiles[place, : len(rows)] = rows.reshape(len(rows), groups, 4)
+    share = float((partners(lane_sums(tiles)) >= 0).mean())
+    return float(np.floor(share * 16)) / 16
