@@ -17,6 +17,7 @@ PASS_MODULES = (
     "qcc.passes.refuse_hardswish",
     "qcc.passes.refuse_leakyrelu",
     "qcc.passes.fold_batchnorm",
+    "qcc.passes.use_lookups",
     "qcc.passes.expand_conv_transpose",
     "qcc.passes.eliminate_dead",
     "qcc.passes.import_qdq",

@@ -33,7 +33,7 @@ from qcc.quant.report import CompileReport, NodeReport
 
 FLOAT_PASSES = (
     "fold-constants,canonicalize,fold-constants,refuse-layernorm,refuse-gelu,refuse-softmax,"
-    "refuse-hardsigmoid,refuse-hardswish,refuse-leakyrelu,fold-batchnorm,"
+    "refuse-hardsigmoid,refuse-hardswish,refuse-leakyrelu,fold-batchnorm,use-lookups,"
     "expand-conv-transpose,canonicalize,eliminate-dead"
 )
 """What happens to a float model before anything is quantized."""

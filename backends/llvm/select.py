@@ -5,6 +5,7 @@ from __future__ import annotations
 from qcc.backends.llvm.planner import Selector
 from qcc.backends.llvm.selectors.binary import select_binary
 from qcc.backends.llvm.selectors.boundary import select_dequantize, select_quantize
+from qcc.backends.llvm.selectors.clip import select_clip
 from qcc.backends.llvm.selectors.elementwise import (
     select_concat,
     select_lut,
@@ -66,7 +67,7 @@ SELECTORS: dict[str, Selector] = {
     "Min": select_float_binary,
     "Relu": select_float_unary,
     "Neg": select_float_unary,
-    "Clip": select_float_unary,
+    "Clip": select_clip,
     "Sigmoid": select_float_unary,
     "Softmax": select_float_softmax,
     "LayerNormalization": select_layer_norm,

@@ -52,11 +52,12 @@ def _unary(function: Callable[[Array], Array]) -> Callable[[Sequence[Array | Non
 def _clip(node: Node, arrays: Sequence[Array | None]) -> Array:
     low = arrays[1] if len(arrays) > 1 else None
     high = arrays[2] if len(arrays) > 2 else None
-    x = np.asarray(arrays[0], np.float32)
+    x = np.asarray(arrays[0])
+    above, below = (np.maximum, np.minimum) if x.dtype.kind == "i" else (larger, smaller)
     if low is not None:
-        x = larger(x, np.asarray(low, np.float32))
+        x = above(x, np.asarray(low, x.dtype))
     if high is not None:
-        x = smaller(x, np.asarray(high, np.float32))
+        x = below(x, np.asarray(high, x.dtype))
     return x
 
 
@@ -218,6 +219,8 @@ def is_native_float(node: Node) -> bool:
     values = given_values(node)
     if not all(value.tensor.is_static for value in values):
         return False
+    if is_integer_clip(node):
+        return True
     place = _INTEGERS.get(node.op)
     indices = None if place is None else node.input(place)
     if indices is not None and indices.tensor.element not in ("int32", "int64"):
@@ -225,6 +228,12 @@ def is_native_float(node: Node) -> bool:
     if not all(value.tensor.is_float for value in values if value is not indices):
         return False
     return _FORMS.get(node.op, _any_form)(node)
+
+
+def is_integer_clip(node: Node) -> bool:
+    """Whether ``node`` bounds the indices of a lookup: a Clip of int32 or int64."""
+    elements = {value.tensor.element for value in given_values(node)}
+    return node.op == "Clip" and elements in ({"int32"}, {"int64"})
 
 
 def float_refusal(node: Node) -> str | None:

@@ -22,6 +22,7 @@ from qcc.passes.refuse_hardswish import RefuseHardSwish
 from qcc.passes.refuse_layernorm import RefuseLayerNorm
 from qcc.passes.refuse_leakyrelu import RefuseLeakyRelu
 from qcc.passes.refuse_softmax import RefuseSoftmax
+from qcc.passes.use_lookups import UseLookups
 from qcc.passes.specialize import specialize_graph
 from tests.passes.float_models import apply, ops_of, relative_error, run
 
@@ -40,6 +41,7 @@ FLOAT_PASSES = (
     RefuseHardSigmoid(),
     RefuseLeakyRelu(),
     FoldBatchNorm(),
+    UseLookups(),
     Canonicalize(),
     EliminateDead(),
 )
