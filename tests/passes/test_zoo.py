@@ -22,8 +22,8 @@ from qcc.passes.refuse_hardswish import RefuseHardSwish
 from qcc.passes.refuse_layernorm import RefuseLayerNorm
 from qcc.passes.refuse_leakyrelu import RefuseLeakyRelu
 from qcc.passes.refuse_softmax import RefuseSoftmax
-from qcc.passes.use_lookups import UseLookups
 from qcc.passes.specialize import specialize_graph
+from qcc.passes.use_lookups import UseLookups
 from tests.passes.float_models import apply, ops_of, relative_error, run
 
 pytestmark = pytest.mark.shared
