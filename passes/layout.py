@@ -43,10 +43,17 @@ def convert_layout(graph: Graph) -> int:
     return rewriter.changes
 
 
-_ONE_DIMENSIONAL = ("q.conv", "q.max_pool", "q.average_pool")
+_CONVOLUTIONS = ("q.conv", "q.float_conv")
+_ONE_DIMENSIONAL = (
+    *_CONVOLUTIONS,
+    "q.max_pool",
+    "q.average_pool",
+    "q.float_max_pool",
+    "q.float_average_pool",
+)
 _IMAGE_OPS = (*_ONE_DIMENSIONAL, "q.resize")
 _REDUCTIONS = ("ReduceSum", "ReduceMean", "ReduceL2")
-_ACTIVATIONS = {"q.conv": (0, 3)}
+_ACTIVATIONS = dict.fromkeys(_CONVOLUTIONS, (0, 3))
 """Operands that are images, where it is not only the first."""
 
 
@@ -99,7 +106,7 @@ def _as_image(node: Node, rewriter: Rewriter) -> Node:
     for index in _image_operands(node):
         n, c, t = node.operand(index).tensor.static_shape
         operands[index] = _reshape(rewriter, node.operand(index), (n, c, 1, t), node)
-    if node.op == "q.conv":
+    if node.op in _CONVOLUTIONS:
         operands[1] = _image_weight(node.operand(1), rewriter)
     n, c, t = node.output.tensor.static_shape
     made = rewriter.insert(

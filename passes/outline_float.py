@@ -34,18 +34,23 @@ def outline_float(
     graph: Graph,
     reasons: Mapping[str, Sequence[str]] | None = None,
     native_float: Callable[[Node], bool] = is_native_float,
+    *,
+    whole: bool = False,
 ) -> list[Node]:
     """Group the float nodes of a LOWERED graph into q.region nodes, in place; gives the regions.
 
     ``reasons`` maps a node's label to sentences why it is float (a lowering report's refusals).
     ``native_float`` says which float ops the target computes itself; such a node, and one that only
-    moves values, stays native unless it would split a region.
+    moves values, stays native unless it would split a region.  ``whole``: a graph without q.* nodes
+    is treated like any other one, too; otherwise it becomes one region.
     """
     rewriter = Rewriter(graph)
     fold_float_constants(graph, rewriter)
     _export_wide_boundaries(graph, rewriter)
     outside = _foreign_nodes(
-        graph, lambda node: native_float(node) or moves_natively(node) or joins_natively(node)
+        graph,
+        lambda node: native_float(node) or moves_natively(node) or joins_natively(node),
+        whole,
     )
     for node in [node for node in graph.nodes if node not in outside]:
         if node.op in MOVEMENT:
@@ -88,7 +93,7 @@ def _shaped(values: Array, quant: Quant) -> Array:
     return values.reshape(()) if quant.per_tensor else values
 
 
-def _foreign_nodes(graph: Graph, capable: Callable[[Node], bool]) -> set[Node]:
+def _foreign_nodes(graph: Graph, capable: Callable[[Node], bool], whole: bool) -> set[Node]:
     """The nodes that must run in a region: those without native code, and what would split one.
 
     A node that native code could compute splits a region where it lies on a path from one foreign
@@ -96,10 +101,10 @@ def _foreign_nodes(graph: Graph, capable: Callable[[Node], bool]) -> set[Node]:
     neither as native nor as foreign: that is the least depth that each can have, and what stays
     native here does not raise it.  Graph inputs count as foreign values of depth 0.
 
-    A graph without integers is one region, which runs with any shapes.
+    Unless ``whole``, a graph without integers is one region, which runs with any shapes.
     """
     own = [node for node in graph.nodes if node.domain != "q"]
-    if len(own) == len(graph.nodes):
+    if len(own) == len(graph.nodes) and not whole:
         return set(own)
     flexible = {node for node in own if capable(node)}
     rigid = set(own) - flexible

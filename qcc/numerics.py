@@ -347,12 +347,12 @@ def larger(a: Any, b: Any) -> FloatArray:
 
     Which of two zeros numpy's ``maximum`` gives depends on the machine; here it is always ``b``.
     """
-    return np.where((a > b) | np.isnan(a), a, b)
+    return np.asarray(np.where((a > b) | np.isnan(a), a, b), F32)
 
 
 def smaller(a: Any, b: Any) -> FloatArray:
     """The smaller operand, with the rules of :func:`larger`."""
-    return np.where((a < b) | np.isnan(a), a, b)
+    return np.asarray(np.where((a < b) | np.isnan(a), a, b), F32)
 
 
 def finished(

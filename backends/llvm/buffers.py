@@ -1,8 +1,9 @@
 """Where values live and how they lie in memory, as native code sees them.
 
 After the layout pass the logical order of a tensor is its physical order.  An 8-bit tensor lies as
-an :class:`ActivationLayout`: the last axis is the channels, the two before it are the image.  Every
-other tensor is dense.
+an :class:`ActivationLayout`: the last axis is the channels, the two before it are the image.  So
+does a float32 tensor whose readers want a halo around it (:func:`takes_halo`); the layout's sizes
+then count elements.  Every other tensor is dense.
 """
 
 from __future__ import annotations
@@ -87,15 +88,15 @@ class Stored:
         return Pointer(self.buffer, self.offset, self.part)
 
     def channels(self, first: int, shape: tuple[int, ...]) -> Stored:
-        """The part of an 8-bit activation from channel ``first`` on that has ``shape``."""
+        """The part of an activation from channel ``first`` on that has ``shape``."""
         if self.layout is None:
-            raise TypeError(f"'{self.buffer.name}' is not an 8-bit activation")
+            raise TypeError(f"'{self.buffer.name}' has no activation layout")
         start = first if self.part is None else self.part[0] + first
         return replace(
             self,
             layout=self.layout.part(shape[-1]),
             shape=shape,
-            offset=self.offset + first,
+            offset=self.offset + first * self.element_bytes,
             part=(start, start + shape[-1]),
         )
 
@@ -145,6 +146,25 @@ def element_bytes(type_: TensorType) -> int:
 def is_activation(type_: TensorType) -> bool:
     """Whether native code holds this tensor as an 8-bit activation."""
     return type_.storage in ("uint8", "int8")
+
+
+_FLOAT_MAKERS = frozenset(
+    {"q.float_conv", "q.float_max_pool", "q.float_average_pool"}
+    | {"q.transpose", "q.pad", "q.slice", "q.concat"}
+    | {"Add", "Sub", "Mul", "Div", "Max", "Min", "Relu", "Neg", "Clip"}
+    | {"Sigmoid", "Pow", "Sqrt", "Reciprocal", "Tanh", "Gelu"}
+)
+"""Ops whose kernels write float32 results with any strides."""
+_FLOAT_READERS = _FLOAT_MAKERS | {"q.expand", "q.gather"}
+"""Ops whose kernels read float32 operands with any strides."""
+
+
+def takes_halo(value: Value) -> bool:
+    """Whether a float32 value may lie with a halo: whoever makes and reads it steps over one."""
+    maker = value.producer
+    if value.tensor.element != "float32" or maker is None or maker.op not in _FLOAT_MAKERS:
+        return False
+    return all(user.op in _FLOAT_READERS for user in value.users)
 
 
 def dense_bytes(type_: TensorType) -> int:

@@ -15,6 +15,7 @@ from qcc.ir.integer.region import region_body
 from qcc.ir.types import TensorType
 from qcc.passes.layout import convert_layout
 from qcc.passes.lower import LoweringPattern, LoweringReport, lower
+from qcc.passes.lower_float import Fused, lower_float
 from qcc.passes.outline_float import outline_float
 from qcc.quant.report import NodeReport
 
@@ -41,20 +42,27 @@ def compile_numbered(
     patterns: Iterable[LoweringPattern],
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     chooser: Chooser | None = None,
+    *,
+    floats: bool = False,
 ) -> NativeProgram:
     """Compile a NUMBERED graph, which is left as it is.
 
     ``shapes`` gives input shapes where the graph has symbolic dimensions; ``chooser`` chooses the
-    schedules of matrix kernels (:mod:`qcc.backends.llvm.tuning`).
+    schedules of matrix kernels (:mod:`qcc.backends.llvm.tuning`).  A graph without integers runs in
+    onnxruntime as a whole, with any shapes, unless ``floats`` asks for native float32 code.
     """
-    lowered = _with_shapes(graph, shapes)
+    native = floats or any(node.domain == "q" for node in graph.nodes)
+    lowered = _with_shapes(graph, shapes if native else None)
     before = [(n.label, n.op) for n in lowered.nodes if n.domain != "q"]
     report = lower(lowered, patterns)
-    outline_float(lowered, report.refusals, has_native_kernel)
+    fused = lower_float(lowered) if native else {}
+    outline_float(lowered, report.refusals, has_native_kernel, whole=native)
     laid_out = lowered.clone()
     convert_layout(laid_out)
     model = _named_as(lowered, compile_graph(laid_out, isa, chooser))
-    return NativeProgram(model, lowered, tuple(_rows(before, lowered, report, model)))
+    why = FLOAT_ASKED if floats else FLOAT_OPERANDS
+    reasons = _float_reasons(lowered, report, fused, why)
+    return NativeProgram(model, lowered, tuple(_rows(before, lowered, report, model, reasons)))
 
 
 def _named_as(graph: Graph, model: CompiledModel) -> CompiledModel:
@@ -71,11 +79,12 @@ def _named_as(graph: Graph, model: CompiledModel) -> CompiledModel:
 
 
 def _with_shapes(graph: Graph, shapes: Mapping[str, tuple[int, ...]] | None) -> Graph:
-    """A copy with static shapes; a graph without integers runs in one region, of any shape.
+    """A copy, with static shapes where they are given.
 
-    (Static shapes could only harm there: a branch that is not taken may contradict them.)
+    (In a graph that is one region they could only harm: a branch that is not taken may contradict
+    them.)
     """
-    if shapes is None or not any(node.domain == "q" for node in graph.nodes):
+    if shapes is None:
         return graph.clone()
     from qcc.passes.specialize import specialize_graph
 
@@ -83,15 +92,23 @@ def _with_shapes(graph: Graph, shapes: Mapping[str, tuple[int, ...]] | None) -> 
 
 
 def _rows(
-    before: list[tuple[str, str]], lowered: Graph, report: LoweringReport, model: CompiledModel
+    before: list[tuple[str, str]],
+    lowered: Graph,
+    report: LoweringReport,
+    model: CompiledModel,
+    reasons: Mapping[str, str],
 ) -> Iterable[NodeReport]:
     groups = {name: names for names in report.fused.values() for name in names}
     kernels = {row.node: row for row in model.kernels}
     by_label = {node.label: node for node in lowered.nodes}
-    reasons = _float_reasons(lowered, report)
     for label, op in before:
         if label in reasons:
-            yield NodeReport(label, op, "float32", (label,), reason=reasons[label])
+            row = kernels.get(label)
+            kernel = "" if row is None else ", ".join(sorted(row.kernels, key=_is_minor))
+            isa = model.isa.name if kernel else ""
+            yield NodeReport(
+                label, op, "float32", (label,), kernel=kernel, isa=isa, reason=reasons[label]
+            )
             continue
         fused = groups.get(label, (label,))
         node = next((by_label[name] for name in fused if name in by_label), None)
@@ -126,20 +143,32 @@ def _is_minor(kernel: str) -> bool:
     return kernel.startswith("halo_")
 
 
-def _joins_floats(node: Node) -> bool:
+FLOAT_OPERANDS = "its operands are float"
+FLOAT_ASKED = "float32 was asked for"
+
+
+def _computes_floats(node: Node) -> bool:
+    """Whether a native node computes with float32 values only."""
+    if node.domain != "q" or node.op.startswith("q.float_"):
+        return True
     return node.op == "q.concat" and node.output.tensor.quant is None
 
 
-def _float_reasons(lowered: Graph, report: LoweringReport) -> dict[str, str]:
-    """Label of every node that computes in float to the sentence that says why."""
+def _float_reasons(
+    lowered: Graph, report: LoweringReport, fused: Fused, why: str
+) -> dict[str, str]:
+    """Label of every node that computes in float to the sentence that says why.
+
+    ``why`` is said of native nodes of which lowering says nothing.
+    """
     reasons: dict[str, str] = {}
     for node in lowered.nodes:
         if node.op == "q.region":
             for inner in region_body(node).nodes:
                 own = report.refusals.get(inner.label)
                 reasons[inner.label] = "; ".join(own) if own else node.attributes["reason"]
-        elif node.domain != "q" or _joins_floats(node):
-            own = report.refusals.get(node.label)
-            why = "; ".join(own) if own else "its operands are float"
-            reasons[node.label] = f"{why} (native float32)"
+        elif _computes_floats(node):
+            for label in fused.get(node.label, (node.label,)):
+                own = report.refusals.get(label)
+                reasons[label] = f"{'; '.join(own) if own else why} (native float32)"
     return reasons

@@ -25,6 +25,7 @@ from qcc.backends.llvm.buffers import (
     is_contiguous,
     native_quant,
     shift_of,
+    takes_halo,
 )
 from qcc.backends.llvm.constants import ConstantPool
 from qcc.backends.llvm.isa import InstructionSet
@@ -132,11 +133,24 @@ class Planner:
             stored = self.activation(value.name, layout, type_.static_shape, index)
             if layout.has_halo:
                 self._fill_halo(value, stored)
+        elif self.halo(value) != NO_HALO:
+            stored = self.float_image(value.name, type_.static_shape, self.halo(value))
         else:
             size = dense_bytes(type_)
             buffer = self._buffer(value.name, size, self._direct_output(value))
             stored = Stored(buffer, None, type_.static_shape, element_bytes(type_))
         self._stored[value] = stored
+        return stored
+
+    def float_image(self, name: str, shape: tuple[int, ...], halo: Halo) -> Stored:
+        """Memory for a float32 image with a halo, which is filled with +0."""
+        layout = activation_layout(shape, halo)
+        stored = self.activation(name, layout, shape, element=4)
+        octets = replace(
+            layout, channels=4 * layout.channels, channel_stride=4 * layout.channel_stride
+        )
+        kernel = FillHaloKernel(octets)
+        self.emit(kernel, {"output": stored.pointer}, kernel.pack(self.isa, zero_point=0))
         return stored
 
     def shared(self, value: Value) -> Stored:
@@ -226,7 +240,7 @@ class Planner:
         from qcc.backends.llvm.selectors.windows import wanted_halo
 
         wanted = wanted_halo(node)
-        if wanted is not None and wanted != NO_HALO:
+        if wanted is not None and wanted != NO_HALO and _has_room(node.operand(0)):
             value = self.placement.root(node.operand(0))
             before = self._halos.get(value, NO_HALO)
             top, left, bottom, right = (max(a, b) for a, b in zip(before, wanted, strict=True))
@@ -296,3 +310,8 @@ class Planner:
         self.written_outputs.add(index)
         buffer = Buffer(value.name, dense_bytes(value.tensor), "output", index=index)
         copy_into(self, stored, Stored(buffer, None, stored.shape, stored.element_bytes))
+
+
+def _has_room(value: Value) -> bool:
+    """Whether the memory of a value can have a halo."""
+    return is_activation(value.tensor) or takes_halo(value)

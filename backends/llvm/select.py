@@ -11,6 +11,8 @@ from qcc.backends.llvm.selectors.elementwise import (
     select_lut,
     select_requantize,
 )
+from qcc.backends.llvm.selectors.float_linear import select_float_conv, select_float_product
+from qcc.backends.llvm.selectors.float_pooling import select_float_pool
 from qcc.backends.llvm.selectors.floats import (
     select_float_binary,
     select_float_matmul,
@@ -59,6 +61,10 @@ SELECTORS: dict[str, Selector] = {
     "q.gather": select_gather,
     "q.resize": select_resize,
     "q.softmax": select_softmax,
+    "q.float_conv": select_float_conv,
+    "q.float_matmul": select_float_product,
+    "q.float_max_pool": select_float_pool,
+    "q.float_average_pool": select_float_pool,
     "Add": select_float_binary,
     "Sub": select_float_binary,
     "Mul": select_float_binary,

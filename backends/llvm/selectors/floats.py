@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from qcc.backends.llvm.buffers import Buffer, Pointer
+from qcc.backends.llvm.buffers import Buffer, Pointer, Stored
 from qcc.backends.llvm.kernels import Packed
 from qcc.backends.llvm.kernels.elementwise import (
     FloatBinaryKernel,
@@ -20,8 +20,9 @@ from qcc.backends.llvm.kernels.float_reduce import FloatReduceKernel, Reduction
 from qcc.backends.llvm.kernels.float_softmax import FloatSoftmaxKernel
 from qcc.backends.llvm.kernels.layer_norm import LayerNormKernel
 from qcc.backends.llvm.kernels.lookup import LookupKernel
-from qcc.backends.llvm.kernels.nest import broadcast_view, dense_view
+from qcc.backends.llvm.kernels.nest import View, broadcast_view, dense_view
 from qcc.backends.llvm.planner import Planner
+from qcc.backends.llvm.selectors.views import view_of
 from qcc.backends.llvm.sync import FAULT_OFFSET
 from qcc.ir.core import Node, Value
 from qcc.ir.ops import attribute
@@ -60,20 +61,33 @@ def select_float_binary(planner: Planner, node: Node) -> None:
     kernel = FloatBinaryKernel(
         _BINARY[node.op],
         sizes,
-        broadcast_view(a.shape, sizes, 4),
-        broadcast_view(b.shape, sizes, 4),
-        dense_view(sizes, 4),
+        _broadcast(a, sizes),
+        _broadcast(b, sizes),
+        _with_axes(view_of(target)),
     )
     planner.emit(kernel, {"a": a.pointer, "b": b.pointer, "target": target.pointer})
+
+
+def _broadcast(stored: Stored, sizes: tuple[int, ...]) -> View:
+    """The operand's view, which stands still along axes that only the result has."""
+    if stored.layout is None:
+        return broadcast_view(stored.shape, sizes, 4)
+    view = view_of(stored)
+    strides = [0 if n == 1 else s for n, s in zip(stored.shape, view.strides, strict=True)]
+    return View(view.offset, (*[0] * (len(sizes) - len(strides)), *strides))
+
+
+def _with_axes(view: View) -> View:
+    """A view with at least one axis."""
+    return view if view.strides else View(view.offset, (4,))
 
 
 def select_float_unary(planner: Planner, node: Node) -> None:
     """One float32 operand; the limits of a Clip are constants."""
     source, target = planner.source(node.operand(0)), planner.result(node.output)
     sizes = target.shape or (1,)
-    view = dense_view(sizes, 4)
     op = _GELUS[gelu_form(node)] if node.op == "Gelu" else _UNARY[node.op]
-    kernel = FloatUnaryKernel(op, sizes, view, view)
+    kernel = FloatUnaryKernel(op, sizes, *(_with_axes(view_of(s)) for s in (source, target)))
     packed: Packed = {}
     if node.op == "Clip":
         low, high = (_limit(node.input(i), d) for i, d in ((1, -np.inf), (2, np.inf)))

@@ -86,7 +86,7 @@ def _reshaped(
     planner: Planner, node: Node, source: Stored, shape: tuple[int, ...]
 ) -> Stored | None:
     if not is_activation(node.output.tensor):
-        return replace(source, shape=shape)
+        return replace(source, shape=shape) if source.layout is None else None
     if planner.halo(node.output) != NO_HALO or source.layout is None or source.layout.has_halo:
         return None
     layout = activation_layout(shape)

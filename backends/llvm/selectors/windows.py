@@ -29,7 +29,7 @@ def conv_kernel_shape(node: Node) -> tuple[int, int]:
 
 def wanted_halo(node: Node) -> tuple[int, int, int, int] | None:
     """Pixels (top, left, bottom, right) that the node reads around its first operand."""
-    if node.op != "q.conv":
+    if node.op not in ("q.conv", "q.float_conv"):
         return None
     window = window_of(node, conv_kernel_shape(node))
     source = image_shape(node.operand(0).tensor.static_shape)[1:3]
