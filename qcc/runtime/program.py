@@ -108,14 +108,16 @@ class Program:
         self._code = machine.load_object(model.object_code)
         self._weights = aligned_copy(model.weights)
         self._threads = threads if model.macs >= LEAST_MACS else 1
-        symbols = [step.symbol for step in model.steps if isinstance(step, NativeStep)]
+        self._native_steps = [step for step in model.steps if isinstance(step, NativeStep)]
+        symbols = [step.symbol for step in self._native_steps]
         self._addresses = {symbol: self._code.address(symbol) for symbol in symbols}
         self._functions = {symbol: _STEP(a) for symbol, a in self._addresses.items()}
         sources = model.output_sources
         self._results = [
             (s.shape, np.dtype(s.dtype)) if s.place == "output" else None for s in sources
         ]
-        self._all_native = len(symbols) == len(model.steps) and None not in self._results
+        self._moves = any(kind is None for kind in self._results) or bool(model.regions)
+        """Whether a call does more than run native code on inputs and outputs."""
         self._regions: list[Any] = [None] * len(model.regions)
         self._free: deque[_Context] = deque()
         self._lock = threading.Lock()
@@ -209,14 +211,23 @@ class Program:
     ) -> tuple[list[Array | None], list[Array | None]]:
         """Slots and outputs, with the tables of pointers to them."""
         slots: list[Array | None] = [*arrays, *[None] * (self.model.slots - len(arrays))]
+        return slots, self._bind(context, arrays)
+
+    def _bind(self, context: _Context, arrays: Sequence[Array]) -> list[Any]:
+        """Memory for what native code writes of the outputs; the tables point at it."""
         for index, array in enumerate(arrays):
-            context.inputs[index] = _address(array)
-        outputs = [self._new_output(source) for source in self.model.output_sources]
+            context.inputs[index] = address(array)
+        outputs = [None if kind is None else np.empty(*kind) for kind in self._results]
         for index, output in enumerate(outputs):
-            context.outputs[index] = None if output is None else _address(output)
-        return slots, outputs
+            context.outputs[index] = None if output is None else address(output)
+        return outputs
 
     def _run(self, context: _Context, arrays: Sequence[Array]) -> list[Array]:
+        if not self._moves:
+            written = self._bind(context, arrays)
+            for native in self._native_steps:
+                self._run_native(native, context)
+            return written
         slots, outputs = self._prepared(context, arrays)
         for step in self.model.steps:
             if isinstance(step, NativeStep):
@@ -301,14 +312,6 @@ class Program:
             raise RuntimeError(f"slot {source.index} is read before it is written")
         is_input = source.index < len(self.model.inputs)
         return np.array(found) if is_input else found
-
-
-def _address(array: Array) -> int:
-    """Where the elements of a contiguous array begin."""
-    if array.size and array.flags.writeable:
-        # A third of the time that numpy's own way takes, which counts in models of some tens of us.
-        return ctypes.addressof(ctypes.c_char.from_buffer(array))
-    return int(array.ctypes.data)
 
 
 def _view(memory: NDArray[np.uint8], source: ArraySource) -> Array:
