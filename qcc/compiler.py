@@ -163,7 +163,9 @@ def _native(
 
     samples = _first_samples(quantized)
     shapes = _shapes_to_compile(quantized.graph, samples)
-    executable = codegen(quantized.graph, target, threads, shapes=shapes, tune=tune)
+    executable = codegen(
+        quantized.graph, target, threads, shapes=shapes, tune=tune, samples=samples
+    )
     report = merge_reports(quantized.report, executable.report)
     if can_run(target_instruction_set(target)):
         exact = float_outputs(quantized.float_graph, samples)

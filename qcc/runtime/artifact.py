@@ -47,7 +47,8 @@ from qcc.quant.report import CompileReport
 from qcc.runtime.executable import Compile, Executable, Variant
 
 MAGIC = b"QCCMODEL"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version 2 has code for given values of inputs, which earlier readers would use for all."""
 _HEAD = struct.Struct("<8sIIQ32s")
 _ALIGNMENT = 64
 
@@ -110,6 +111,7 @@ def _variant_data(variant: Variant, sections: _Sections) -> dict[str, Any]:
     model = variant.model
     return {
         "shapes": [list(shape) for shape in variant.shapes],
+        "values": [list(value) for value in variant.values],
         "isa": model.isa.name,
         "emulated": model.isa.emulated,
         "object": sections.add(model.object_code),
@@ -289,7 +291,8 @@ def _variant(row: Mapping[str, Any], file: _File) -> Variant:
         macs=int(row["macs"]),
         kernels=tuple(KernelRow(k["node"], k["op"], tuple(k["kernels"])) for k in row["kernels"]),
     )
-    return Variant(tuple(tuple(shape) for shape in row["shapes"]), model)
+    values = tuple((str(name), int(value)) for name, value in row.get("values", ()))
+    return Variant(tuple(tuple(shape) for shape in row["shapes"]), model, values)
 
 
 def _specs(rows: Sequence[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:

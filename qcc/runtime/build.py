@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qcc.backends.llvm.isa import (
     INSTRUCTION_SETS,
@@ -18,6 +18,7 @@ from qcc.ir.core import Graph, Stage
 from qcc.quant.backend_config import BackendConfig
 from qcc.quant.report import CompileReport
 from qcc.runtime.executable import Executable, Variant
+from qcc.runtime.steered import steered_variants, steering_notes
 
 if TYPE_CHECKING:
     from qcc.backends.llvm.tuning import Tuner
@@ -31,6 +32,7 @@ def codegen(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     emulate: bool = False,
     tune: float = 0.0,
+    samples: Sequence[Mapping[str, Any]] = (),
 ) -> Executable:
     """Compile a NUMBERED graph (Q/DQ around float ops) to native code.
 
@@ -40,8 +42,10 @@ def codegen(
     on each call.  ``shapes`` are input shapes to compile for now where the graph has symbolic
     dimensions; other shapes are compiled when they are first met.  ``emulate`` replaces the
     instructions of the target by their definitions, so that its code runs here.  ``tune`` seconds
-    go into measuring schedules of matrix kernels here (:mod:`qcc.backends.llvm.tuning`).  ``graph``
-    may be what ``convert`` gives.  Raises :class:`ConfigError` for an unknown target, or one that
+    go into measuring schedules of matrix kernels here (:mod:`qcc.backends.llvm.tuning`).
+    ``samples`` are inputs as they will come: where their values choose branches of a float model,
+    the branches that they choose get native code (:mod:`qcc.runtime.steered`).  ``graph`` may be
+    what ``convert`` gives.  Raises :class:`ConfigError` for an unknown target, or one that
     cannot be tuned here.
     """
     graph = getattr(graph, "graph", graph)
@@ -55,7 +59,7 @@ def codegen(
     sets = target_instruction_sets(target)
     if emulate:
         sets = tuple(isa.for_emulation() for isa in sets)
-    return executable_for(graph, sets, threads, shapes, tune)
+    return executable_for(graph, sets, threads, shapes, tune, samples)
 
 
 def target_instruction_sets(target: str) -> tuple[InstructionSet, ...]:
@@ -95,6 +99,7 @@ def executable_for(
     threads: int,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     tune: float = 0.0,
+    samples: Sequence[Mapping[str, Any]] = (),
 ) -> Executable:
     """Compile ``graph`` now where its shapes are fixed or given, else when they are first met.
 
@@ -125,13 +130,16 @@ def executable_for(
             notes=() if tuner is None else (tuner.note,),
         )
 
+    steered = steered_variants(graph, sets, samples)
+    report = report.with_(notes=(*report.notes, *steering_notes(steered)))
+
     def compile_for(shapes: Mapping[str, tuple[int, ...]]) -> CompiledModel:
         return compile_numbered(graph, chosen, backend_of(chosen).patterns, shapes).model
 
     return Executable(
         tuple(map(tensor_spec, graph.inputs)),
         outputs,
-        variants,
+        [*steered, *variants],
         report,
         target=",".join(isa.name for isa in sets),
         threads=threads,

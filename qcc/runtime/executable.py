@@ -21,16 +21,22 @@ if TYPE_CHECKING:
     from qcc.runtime.profile import Profile
 
 Shapes: TypeAlias = "tuple[tuple[int, ...], ...]"
+Values: TypeAlias = "tuple[tuple[str, int], ...]"
 Compile: TypeAlias = "Callable[[Mapping[str, tuple[int, ...]]], CompiledModel]"
 """Compiles the model for concrete input shapes."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Code for one instruction set and, where shapes are symbolic, one set of input shapes."""
+    """Code for one instruction set and, where shapes are symbolic, one set of input shapes.
+
+    ``values`` are names and values of inputs that choose branches: the code is right for these
+    values only.  Without any it is right for all.
+    """
 
     shapes: Shapes
     model: CompiledModel
+    values: Values = ()
 
 
 class Executable:
@@ -68,7 +74,10 @@ class Executable:
         self._output_names = tuple(spec.name for spec in self.outputs)
         self._ready = tuple((spec.name, _dtype(spec), spec.shape) for spec in self.inputs)
         self._variants = list(variants)
-        self._programs: dict[Shapes, Program] = {}
+        self._fixed = {variant.values for variant in variants if variant.values}
+        chosen = {name for values in self._fixed for name, _ in values}
+        self._steering = tuple(i for i, name in enumerate(self._names) if name in chosen)
+        self._programs: dict[tuple[Shapes, Values], Program] = {}
         self._compile_for = compile_for
         self._lock = threading.Lock()
 
@@ -110,7 +119,7 @@ class Executable:
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """All outputs by name.  Raises :class:`DataError` where an input does not fit."""
         arrays = self._checked(feeds)
-        program = self._program(tuple(array.shape for array in arrays))
+        program = self._program(arrays)
         return dict(zip(self.output_names, program.run(arrays), strict=True))
 
     def __call__(self, *arrays: Any, **named: Any) -> Any:
@@ -132,7 +141,7 @@ class Executable:
         from qcc.runtime.profile import profile_program
 
         arrays = self._checked(feeds)
-        return profile_program(self._program(tuple(a.shape for a in arrays)), arrays, runs)
+        return profile_program(self._program(arrays), arrays, runs)
 
     def save(self, path: Path | str) -> None:
         """Write a ``.qcc`` artifact (atomically); see :mod:`qcc.runtime.artifact`."""
@@ -164,19 +173,33 @@ class Executable:
             raise DataError(f"{'; '.join(parts)}: the model's inputs are {', '.join(names)}.")
         return [check_array(spec, feeds[spec.name]) for spec in self.inputs]
 
-    def _program(self, shapes: Shapes) -> Program:
-        known = self._programs.get(shapes)
+    def _program(self, arrays: Sequence[Array]) -> Program:
+        key = tuple(array.shape for array in arrays), self._values(arrays)
+        known = self._programs.get(key)
         if known is not None:
             return known
         with self._lock:
-            found = self._programs.get(shapes)
+            found = self._programs.get(key)
             if found is None:
-                found = Program(self._variant(shapes).model, self.threads)
-                self._programs[shapes] = found
+                found = Program(self._variant(*key).model, self.threads)
+                self._programs[key] = found
             return found
 
-    def _variant(self, shapes: Shapes) -> Variant:
-        fitting = [v for v in self._variants if v.shapes == shapes or not self.has_free_dimensions]
+    def _values(self, arrays: Sequence[Array]) -> Values:
+        """Those of the inputs that choose branches, where there is code for them."""
+        if not self._steering:
+            return ()
+        values = tuple((self._names[i], int(arrays[i].item())) for i in self._steering)
+        return values if values in self._fixed else ()
+
+    def _variant(self, shapes: Shapes, values: Values) -> Variant:
+        fitting = [
+            variant
+            for wanted in ((values, ()) if values else ((),))
+            for variant in self._variants
+            if variant.values == wanted
+            and (variant.shapes == shapes or not self.has_free_dimensions)
+        ]
         if fitting:
             return next((v for v in fitting if can_run(v.model.isa)), fitting[0])
         if self._compile_for is None:
