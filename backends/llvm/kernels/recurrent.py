@@ -1,7 +1,7 @@
 """LSTM and GRU over float32 sequences (contracts 17 and 18).
 
 The products with the input do not wait for one another: they are computed first, for as many steps
-as :data:`AHEAD_BYTES` holds, in tiles of rows and columns.  Then the steps follow one another.
+as ``AHEAD_BYTES`` holds, in tiles of rows and columns.  Then the steps follow one another.
 Vector lanes are hidden units.  The units are cut into blocks of a few vectors; a block holds the
 sums of all its gates in registers, multiplies the state with its weights, which lie side by side
 in the order in which they are read, and goes on to the block's new state.  So every sum is one
@@ -33,17 +33,9 @@ from qcc.backends.llvm.kernels import Packed
 from qcc.backends.llvm.kernels.curves import tanh
 from qcc.backends.llvm.kernels.exponential import nan_where_unordered, side_by_side, sigmoid
 from qcc.backends.llvm.kernels.lanes import fused_multiply_add, load_floats, store_floats
+from qcc.backends.llvm.kernels.recurrent_plan import Block, Plan
 from qcc.errors import ConfigError
 from qcc.ref.recurrent import Recurrence
-
-AHEAD_BYTES = 128 * 1024
-"""Products of the input that are computed ahead: they should stay in the second-level cache."""
-
-ROWS = 4
-"""Rows of a tile of the input's products."""
-
-_SPARE_REGISTERS = 4
-"""Registers besides the sums: a factor and a few columns."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +86,7 @@ class RecurrentKernel:
 
     def scratch_bytes(self, isa: InstructionSet) -> int:
         """Bytes of the operand ``output_scratch``."""
-        return _Plan(self.sizes, isa).scratch * len(self.sizes.backward)
+        return Plan(self.sizes, isa).scratch * len(self.sizes.backward)
 
     def pack(
         self,
@@ -105,7 +97,7 @@ class RecurrentKernel:
         bias: NDArray[Any] | None,
     ) -> Packed:
         """ONNX's ``W`` [D, G H, I], ``R`` [D, G H, H] and ``B`` [D, 2 G H] (None: zeros)."""
-        sizes, plan = self.sizes, _Plan(self.sizes, isa)
+        sizes, plan = self.sizes, Plan(self.sizes, isa)
         count = sizes.gates * sizes.hidden
         if bias is None:
             bias = np.zeros((len(sizes.backward), 2 * count), np.float32)
@@ -126,101 +118,12 @@ class RecurrentKernel:
         return _Writer(self, isa, declare_kernel(module, symbol, self.operands)).write()
 
 
-class _Plan:
-    """How units are cut into blocks, and what lies where.
-
-    Columns of the input's products, and of the bias, lie block by block, in a block gate by gate.
-    ``phases`` are the numbers of gates whose sums a block holds at once: two phases where a GRU's
-    hidden gate needs the reset gates of all units.
-    """
-
-    def __init__(self, sizes: Recurrence, isa: InstructionSet) -> None:
-        self.sizes, self.lanes = sizes, isa.lanes
-        two = sizes.kind == "GRU" and not sizes.reset_after
-        self.phases = (2, 1) if two else (sizes.gates,)
-        self.budget = isa.vector_registers - _SPARE_REGISTERS
-        self.vectors = -(-sizes.hidden // isa.lanes)
-        self.block = self._block()
-        self.whole = sizes.hidden // isa.lanes // self.block
-        self.rest = self.vectors - self.whole * self.block
-        self.padded = self.vectors * isa.lanes
-        self.width = sizes.gates * self.padded
-        self.tile_rows = min(ROWS, sizes.steps * sizes.batch)
-        self.tile_vectors = max(1, self.budget // self.tile_rows)
-        row = 4 * self.width * sizes.batch
-        self.chunk = min(sizes.steps, max(1, AHEAD_BYTES // row))
-        self.state = 4 * self.padded * sizes.batch
-        self.ahead = row * self.chunk
-        self.scratch = self.ahead + _STATES * self.state
-
-    def _block(self) -> int:
-        """Vectors of units in a block: what fits, or a little less where then all are alike."""
-        most = max(1, self.budget // max(self.phases))
-        if most >= self.vectors:
-            return self.vectors
-        even = [n for n in range(most, most // 2, -1) if self.vectors % n == 0]
-        return even[0] if even else most
-
-    def blocks(self) -> list[tuple[int, int]]:
-        """First unit and vectors of every block."""
-        lanes, block = self.lanes, self.block
-        found = [(i * block * lanes, block) for i in range(self.whole)]
-        return [*found, (self.whole * block * lanes, self.rest)] if self.rest else found
-
-    def columns(self, rows: NDArray[Any], gates: int) -> NDArray[np.float32]:
-        """``[gates * H, K]`` as ``[K, columns]`` in the order of blocks, absent units 0."""
-        depth = rows.shape[1]
-        padded = np.zeros((gates, self.padded, depth), np.float32)
-        padded[:, : self.sizes.hidden] = rows.reshape(gates, self.sizes.hidden, depth)
-        parts = [
-            padded[:, first : first + count * self.lanes].reshape(-1, depth)
-            for first, count in self.blocks()
-        ]
-        return np.ascontiguousarray(np.concatenate(parts).T)
-
-    def input_panels(self, weights: NDArray[Any]) -> NDArray[np.float32]:
-        """Panels of ``tile_vectors`` columns, in a panel one row an input."""
-        columns = self.columns(weights, self.sizes.gates)
-        step = self.tile_vectors * self.lanes
-        panels = [columns[:, i : i + step].ravel() for i in range(0, self.width, step)]
-        return np.concatenate(panels)
-
-    def hidden_panels(self, hidden: NDArray[Any]) -> NDArray[np.float32]:
-        """Phase after phase, block after block: in a block one row a unit of the state."""
-        found, first = [], 0
-        for gates in self.phases:
-            rows = hidden[first * self.sizes.hidden : (first + gates) * self.sizes.hidden]
-            columns, place = self.columns(rows, gates), 0
-            for _, count in self.blocks():
-                width = gates * count * self.lanes
-                found.append(columns[:, place : place + width].ravel())
-                place += width
-            first += gates
-        return np.concatenate(found)
-
-
-_STATES = 5
-"""Vectors of all units in the scratch memory: the state before and after a step, an LSTM's cell, a
-GRU's update gate, and its state after the reset gate."""
-
-
-@dataclass(frozen=True)
-class _Block:
-    """A block of ``vectors`` vectors of units from unit ``first`` on, ``valid`` units of which
-    exist; ``index`` counts blocks."""
-
-    index: Index
-    first: Index
-    vectors: int
-    valid: int
-
-
 class _Writer:
     """The code of one kernel."""
 
     def __init__(self, kernel: RecurrentKernel, isa: InstructionSet, function: Any) -> None:
         self.kernel, self.isa, self.sizes = kernel, isa, kernel.sizes
-        self.plan = _Plan(kernel.sizes, isa)
+        self.plan = Plan(kernel.sizes, isa)
         self.k = LoopBuilder(function)
         self.type = vector(F32, isa.lanes)
 
@@ -370,29 +273,29 @@ class _Writer:
         if "y" in self.kernel.outputs:
             item = k.add(k.mul(time, len(sizes.backward)), d)
             self.y = k.at(k.operand("output_y"), self._items(item))
-        updates: dict[str, Sequence[Callable[[_Block, Index], None]]] = {
+        updates: dict[str, Sequence[Callable[[Block, Index], None]]] = {
             "LSTM": (self._lstm,),
             "GRU": (self._gru,) if sizes.reset_after else (self._gates, self._candidate),
         }
         for update in updates[sizes.kind]:
             self._each_block(update)
 
-    def _each_block(self, update: Callable[[_Block, Index], None]) -> None:
+    def _each_block(self, update: Callable[[Block, Index], None]) -> None:
         k, plan = self.k, self.plan
         units = plan.block * plan.lanes
 
-        def block(chosen: _Block) -> None:
+        def block(chosen: Block) -> None:
             k.loop(0, self.sizes.batch, lambda b: update(chosen, b), name="item")
 
         def whole(i: Index) -> None:
-            block(_Block(i, k.mul(i, units), plan.block, units))
+            block(Block(i, k.mul(i, units), plan.block, units))
 
         k.loop(0, plan.whole, whole, name="block")
         if plan.rest:
             first = plan.whole * units
-            block(_Block(plan.whole, first, plan.rest, self.sizes.hidden - first))
+            block(Block(plan.whole, first, plan.rest, self.sizes.hidden - first))
 
-    def _starts(self, block: _Block, b: Index, gates: range) -> list[Value]:
+    def _starts(self, block: Block, b: Index, gates: range) -> list[Value]:
         """What the input gives for some gates, gate by gate."""
         k, plan = self.k, self.plan
         place = k.add(k.mul(b, 4 * plan.width), k.mul(block.first, 4 * self.sizes.gates))
@@ -404,7 +307,7 @@ class _Writer:
         ]
 
     def _sums(
-        self, block: _Block, b: Index, phase: int, state: Value, starts: list[Value]
+        self, block: Block, b: Index, phase: int, state: Value, starts: list[Value]
     ) -> list[list[Value]]:
         """``starts`` and the products of the state with a phase's weights, gate by gate."""
         k, plan, hidden = self.k, self.plan, self.sizes.hidden
@@ -432,19 +335,19 @@ class _Writer:
         flat = side_by_side(self.k, [value for gate in gates for value in gate], sigmoid)
         return [flat[i : i + width] for i in range(0, len(flat), width)]
 
-    def _load(self, place: Value, block: _Block, b: Index) -> list[Value]:
+    def _load(self, place: Value, block: Block, b: Index) -> list[Value]:
         """A block of a state in the scratch memory."""
         k, size = self.k, self.isa.vector_bytes
         at = k.add(k.mul(b, 4 * self.plan.padded), k.mul(block.first, 4))
         return [k.load(self.type, place, k.add(at, v * size)) for v in range(block.vectors)]
 
-    def _store(self, values: Sequence[Value], place: Value, block: _Block, b: Index) -> None:
+    def _store(self, values: Sequence[Value], place: Value, block: Block, b: Index) -> None:
         k, size = self.k, self.isa.vector_bytes
         at = k.add(k.mul(b, 4 * self.plan.padded), k.mul(block.first, 4))
         for v, value in enumerate(values):
             k.store(value, place, k.add(at, v * size))
 
-    def _new_state(self, values: list[Value], block: _Block, b: Index) -> None:
+    def _new_state(self, values: list[Value], block: Block, b: Index) -> None:
         k = self.k
         values = [nan_where_unordered(k, value, value) for value in values]
         self._store(values, self.now, block, b)
@@ -452,7 +355,7 @@ class _Writer:
             place = k.add(k.mul(b, 4 * self.sizes.hidden), k.mul(block.first, 4))
             store_floats(k, values, self.y, place, block.valid)
 
-    def _lstm(self, block: _Block, b: Index) -> None:
+    def _lstm(self, block: Block, b: Index) -> None:
         k = self.k
         starts = self._starts(block, b, range(4))
         *gates, candidate = self._sums(block, b, 0, self.before, starts)
@@ -467,7 +370,7 @@ class _Writer:
         bounded = side_by_side(k, cells, tanh)
         self._new_state([k.ir.fmul(o, c) for o, c in zip(leaving, bounded, strict=True)], block, b)
 
-    def _gru(self, block: _Block, b: Index) -> None:
+    def _gru(self, block: Block, b: Index) -> None:
         """The reset gate after the product: all three products at once."""
         k, size = self.k, self.isa.vector_bytes
         starts, ahead = self._starts(block, b, range(2)), self._starts(block, b, range(2, 3))
@@ -482,7 +385,7 @@ class _Writer:
         ]
         self._mix(update, sums, block, b)
 
-    def _gates(self, block: _Block, b: Index) -> None:
+    def _gates(self, block: Block, b: Index) -> None:
         """Update gates, and the state behind the reset gates."""
         k = self.k
         sums = self._sums(block, b, 0, self.before, self._starts(block, b, range(2)))
@@ -493,12 +396,12 @@ class _Writer:
             [k.ir.fmul(r, h) for r, h in zip(reset, old, strict=True)], self.reset, block, b
         )
 
-    def _candidate(self, block: _Block, b: Index) -> None:
+    def _candidate(self, block: Block, b: Index) -> None:
         starts = self._starts(block, b, range(2, 3))
         (sums,) = self._sums(block, b, 1, self.reset, starts)
         self._mix(self._load(self.update, block, b), sums, block, b)
 
-    def _mix(self, update: list[Value], sums: list[Value], block: _Block, b: Index) -> None:
+    def _mix(self, update: list[Value], sums: list[Value], block: Block, b: Index) -> None:
         """``z h + (1 - z) tanh(sums)``."""
         k, one = self.k, constant(self.type, 1.0)
         news, old = side_by_side(k, sums, tanh), self._load(self.before, block, b)

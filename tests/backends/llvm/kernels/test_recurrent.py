@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from qcc.backends.llvm import machine
 from qcc.backends.llvm.isa import INSTRUCTION_SETS, host_instruction_set
-from qcc.backends.llvm.kernels import recurrent
+from qcc.backends.llvm.kernels import recurrent_plan
 from qcc.backends.llvm.kernels.recurrent import RecurrentKernel
 from qcc.errors import ConfigError
 from qcc.ref.recurrent import Recurrence, gru, lstm
@@ -123,7 +123,7 @@ def test_numbers_that_are_none(kind: str, reset_after: bool) -> None:
 def test_long_sequences_are_computed_ahead_piece_by_piece(
     kind: str, reset_after: bool, backward: tuple[bool, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recurrent, "AHEAD_BYTES", 3 * 2 * 4 * 4 * 16)
+    monkeypatch.setattr(recurrent_plan, "AHEAD_BYTES", 3 * 2 * 4 * 4 * 16)
     sizes = Recurrence(kind, 10, 2, 5, 16, backward, reset_after)
     check(whole(sizes), "x86-avx2", numbers(sizes, 3))
 
