@@ -14,7 +14,8 @@ from qcc.ir.core import Array, Graph
 from qcc.quant.report import CompileReport
 from qcc.ref.evaluate import evaluate
 from qcc.runtime.build import backend_of
-from qcc.runtime.executable import Executable, Variant
+from qcc.runtime.executable import Executable, Values, Variant
+from qcc.runtime.steered import steered_program, values_of
 from tests.differential.models import Feeds
 
 Shapes: TypeAlias = "tuple[tuple[int, ...], ...]"
@@ -54,13 +55,13 @@ def compare_native(
     graph: Graph, isa: InstructionSet, feeds: Sequence[Feeds], threads: int = 1
 ) -> NativeComparison:
     """Compile a NUMBERED ``graph`` for ``isa``, run it on ``feeds`` and compare all outputs."""
-    programs: dict[Shapes, tuple[Executable, Graph]] = {}
+    programs: dict[tuple[Shapes, Values], tuple[Executable, Graph]] = {}
     elements = differing = 0
     for feed in feeds:
-        shapes = tuple(feed[value.name].shape for value in graph.inputs)
-        if shapes not in programs:
-            programs[shapes] = _compiled(graph, isa, shapes, threads)
-        executable, lowered = programs[shapes]
+        key = tuple(feed[value.name].shape for value in graph.inputs), values_of(graph, feed)
+        if key not in programs:
+            programs[key] = _compiled(graph, isa, feed, threads)
+        executable, lowered = programs[key]
         expected, found = evaluate(lowered, feed), executable.run(feed)
         if set(found) != set(expected):
             raise AssertionError(f"outputs {sorted(found)} instead of {sorted(expected)}")
@@ -74,11 +75,13 @@ def compare_native(
 
 
 def _compiled(
-    graph: Graph, isa: InstructionSet, shapes: Shapes, threads: int
+    graph: Graph, isa: InstructionSet, feed: Feeds, threads: int
 ) -> tuple[Executable, Graph]:
     """The executable that ``codegen`` gives, and the lowered graph that it was compiled from."""
-    named = dict(zip((value.name for value in graph.inputs), shapes, strict=True))
-    program = compile_numbered(graph, isa, backend_of(isa).patterns, named)
+    named = {value.name: feed[value.name].shape for value in graph.inputs}
+    shapes, values = tuple(named.values()), values_of(graph, feed)
+    program = steered_program(graph, isa, feed) if values else None
+    program = program or compile_numbered(graph, isa, backend_of(isa).patterns, named)
     executable = Executable(
         program.model.inputs,
         program.model.outputs,
