@@ -60,6 +60,7 @@ def compile(
     observer: str | None = None,
     opset: int = 21,
     tune: float = 0.0,
+    precision: str = "int8",
     progress: Progress | None = None,
 ) -> Executable | ExportedModel:
     """Quantize ``model`` and compile it.
@@ -71,16 +72,89 @@ def compile(
     ``tune`` seconds go into measuring schedules of matrix kernels on this machine.
     ``progress(stage, done, total)`` is called on the way.
 
+    With ``precision="float32"`` nothing is quantized, and what has float32 kernels is compiled as
+    it is.  Sample inputs then only say the shapes of free dimensions, and are not needed otherwise.
+
     Raises ModelError, DataError or ConfigError in one sentence.
     """
     backend = backend_name(target)
     _check_tuning(target, tune)
+    quantizing = {"qconfig": qconfig_mapping, "observer": observer, "tune": tune}
+    whole = _check_precision(precision, target, quantizing)
     graph = model if isinstance(model, Graph) else read_graph(model)
+    if whole:
+        return _compile_float(graph, calibration, target, threads, _model_bytes(model))
     quantized = quantize(graph, calibration, backend, qconfig_mapping, observer, progress)
     size = _model_bytes(model)
     if target in export_targets():
         return _exported(quantized, target, opset, size)
     return _native(quantized, target, threads, size, tune)
+
+
+PRECISIONS = ("int8", "float32")
+"""What ``compile`` computes with."""
+
+
+def _check_precision(precision: str, target: str, quantizing: Mapping[str, Any]) -> bool:
+    """Whether float32 code is asked for; refuses what makes no sense then."""
+    if precision not in PRECISIONS:
+        raise ConfigError(f"there is no precision '{precision}'; choose {' or '.join(PRECISIONS)}")
+    if precision == "int8":
+        return False
+    if target in export_targets():
+        raise ConfigError(
+            f"target {target} is for quantized models: choose a native target for float32"
+        )
+    given = [name for name, value in quantizing.items() if value]
+    if given:
+        raise ConfigError(
+            f"float32 code is not quantized and not tuned: leave out {' and '.join(given)}"
+        )
+    return True
+
+
+def _compile_float(
+    graph: Graph,
+    samples: Iterable[Mapping[str, Array]] | None,
+    target: str,
+    threads: int,
+    size: int,
+) -> Executable:
+    """Native float32 code of a FLOAT graph, for the shapes of the first sample if there is one."""
+    import numpy as np
+
+    from qcc.pipeline import is_quantized, keep_float
+    from qcc.ref.evaluate import check_feeds
+    from qcc.runtime.build import codegen
+
+    if is_quantized(graph):
+        raise ConfigError(
+            "the model is quantized already, so it cannot be compiled as float32: leave the "
+            "precision at int8, or give the float model"
+        )
+    first = None if samples is None else next(iter(samples), None)
+    if first is None and _has_free_sizes(graph):
+        raise ConfigError(
+            "the model's inputs have free dimensions besides the first: give sample inputs of the "
+            "shapes that will come, --calib DATA (calibration=... in Python)"
+        )
+    given = [] if first is None else [{name: np.asarray(array) for name, array in first.items()}]
+    for feeds in given:
+        check_feeds(graph, feeds)
+    kept = keep_float(graph)
+    shapes = _shapes_to_compile(kept, given)
+    executable = codegen(kept, target, threads, shapes=shapes, floats=True)
+    notes = (*graph.info.notes, *executable.report.notes)
+    executable.report = executable.report.with_(model_bytes=size, notes=notes)
+    return executable
+
+
+def _has_free_sizes(graph: Graph) -> bool:
+    """Whether a dimension other than an input's first is symbolic, or a rank unknown."""
+    shapes = [value.tensor.shape for value in graph.inputs]
+    return any(
+        shape is None or not all(isinstance(size, int) for size in shape[1:]) for shape in shapes
+    )
 
 
 def _check_tuning(target: str, tune: float) -> None:
@@ -222,6 +296,7 @@ def compile_file(
     threads: int = 1,
     opset: int = 21,
     tune: float = 0.0,
+    precision: str = "int8",
     progress: Progress | None = None,
 ) -> CompileReport:
     """Compile ``model`` and write ``output`` in the form that its ending asks for."""
@@ -237,6 +312,7 @@ def compile_file(
         observer=observer,
         opset=opset,
         tune=tune,
+        precision=precision,
         progress=progress,
     )
     if suffix in (".qcc", ".onnx"):

@@ -188,6 +188,13 @@ def import_quantized(graph: Graph) -> QuantizedModel:
     return QuantizedModel(graph, CompileReport("imported", notes=tuple(graph.info.notes)))
 
 
+def keep_float(graph: Graph) -> Graph:
+    """A FLOAT graph as it is compiled without quantization: after the float passes, NUMBERED."""
+    kept = _after_float_passes(graph)
+    kept.stage = Stage.NUMBERED
+    return kept
+
+
 def explain(graph: Graph, backend: BackendConfig) -> CompileReport:
     """What each node would become on ``backend`` with its default configuration."""
     graph = _after_float_passes(graph)

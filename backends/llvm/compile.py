@@ -62,6 +62,8 @@ def compile_numbered(
     model = _named_as(lowered, compile_graph(laid_out, isa, chooser))
     why = FLOAT_ASKED if floats else FLOAT_OPERANDS
     reasons = _float_reasons(lowered, report, fused, why)
+    if floats and not any(node.domain == "q" for node in graph.nodes):
+        reasons = {label: reasons.get(label, f"{why} (native float32)") for label, _ in before}
     return NativeProgram(model, lowered, tuple(_rows(before, lowered, report, model, reasons)))
 
 

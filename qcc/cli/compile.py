@@ -57,6 +57,14 @@ def compile_model(
             help="Measure schedules of the kernels on this machine for so long.",
         ),
     ] = 0.0,
+    precision: Annotated[
+        str,
+        typer.Option(
+            "--precision",
+            metavar="int8|float32",
+            help="float32 compiles the model as it is: no quantization, no sample inputs.",
+        ),
+    ] = "int8",
     reading: DataOptions = PLAIN,
     as_json: JsonOption = False,
 ) -> None:
@@ -72,6 +80,8 @@ def compile_model(
       --std 0.229,0.224,0.225 -o model.qcc
 
       qcc compile model.onnx --calib samples.npz --tune 60 -o model.qcc
+
+      qcc compile model.onnx --precision float32 -o model.qcc
 
       qcc compile model.onnx --calib loader:batches --target x86-avx2 -o model.s
     """
@@ -91,6 +101,7 @@ def compile_model(
             threads=threads,
             opset=opset,
             tune=tune,
+            precision=precision,
             progress=bars,
         )
     if as_json:

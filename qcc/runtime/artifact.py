@@ -86,6 +86,7 @@ def save(executable: Executable, path: Path | str) -> None:
         "report": executable.report.to_dict(),
         "variants": [_variant_data(v, sections) for v in executable.variants],
         "graph": _graph_section(executable, sections),
+        "floats": executable.floats,
     }
     head, body = _layout(manifest, sections.contents)
     with atomic_file(path) as file:
@@ -194,6 +195,7 @@ def load(path: Path | str, *, threads: int = 1) -> Executable:
         threads=threads,
         compile_for=_compiler(file, manifest, target),
         graph_text=None if manifest["graph"] is None else file.content(manifest["graph"]),
+        floats=bool(manifest.get("floats", False)),
     )
 
 
@@ -332,6 +334,8 @@ def _compiler(file: _File, manifest: Mapping[str, Any], target: str) -> Compile 
 
         graph = parse_graph(zlib.decompress(file.content(manifest["graph"])).decode())
         isa = target_instruction_set(target)
-        return compile_numbered(graph, isa, backend_of(isa).patterns, shapes).model
+        floats = bool(manifest.get("floats", False))
+        patterns = backend_of(isa).patterns
+        return compile_numbered(graph, isa, patterns, shapes, floats=floats).model
 
     return compile_for

@@ -33,6 +33,7 @@ def codegen(
     emulate: bool = False,
     tune: float = 0.0,
     samples: Sequence[Mapping[str, Any]] = (),
+    floats: bool = False,
 ) -> Executable:
     """Compile a NUMBERED graph (Q/DQ around float ops) to native code.
 
@@ -45,7 +46,8 @@ def codegen(
     go into measuring schedules of matrix kernels here (:mod:`qcc.backends.llvm.tuning`).
     ``samples`` are inputs as they will come: where their values choose branches of a float model,
     the branches that they choose get native code (:mod:`qcc.runtime.steered`).  ``graph`` may be
-    what ``convert`` gives.  Raises :class:`ConfigError` for an unknown target, or one that
+    what ``convert`` gives.  ``floats``: a graph without integers gets native float32 code, too,
+    where onnxruntime would run it.  Raises :class:`ConfigError` for an unknown target, or one that
     cannot be tuned here.
     """
     graph = getattr(graph, "graph", graph)
@@ -59,7 +61,7 @@ def codegen(
     sets = target_instruction_sets(target)
     if emulate:
         sets = tuple(isa.for_emulation() for isa in sets)
-    return executable_for(graph, sets, threads, shapes, tune, samples)
+    return executable_for(graph, sets, threads, shapes, tune, samples, floats)
 
 
 def target_instruction_sets(target: str) -> tuple[InstructionSet, ...]:
@@ -100,6 +102,7 @@ def executable_for(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     tune: float = 0.0,
     samples: Sequence[Mapping[str, Any]] = (),
+    floats: bool = False,
 ) -> Executable:
     """Compile ``graph`` now where its shapes are fixed or given, else when they are first met.
 
@@ -116,7 +119,9 @@ def executable_for(
     for isa in sets if fixed or shapes is not None else ():
         given = None if fixed else shapes
         tuner = _tuner(isa, tune)
-        program = compile_numbered(graph, isa, backend_of(isa).patterns, given, tuner)
+        program = compile_numbered(
+            graph, isa, backend_of(isa).patterns, given, tuner, floats=floats
+        )
         variants.append(Variant(_input_shapes(graph, given), program.model))
         if tuner is not None:
             tuner.save()
@@ -130,11 +135,12 @@ def executable_for(
             notes=() if tuner is None else (tuner.note,),
         )
 
-    steered = steered_variants(graph, sets, samples)
+    steered = [] if floats else steered_variants(graph, sets, samples)
     report = report.with_(notes=(*report.notes, *steering_notes(steered)))
 
     def compile_for(shapes: Mapping[str, tuple[int, ...]]) -> CompiledModel:
-        return compile_numbered(graph, chosen, backend_of(chosen).patterns, shapes).model
+        patterns = backend_of(chosen).patterns
+        return compile_numbered(graph, chosen, patterns, shapes, floats=floats).model
 
     return Executable(
         tuple(map(tensor_spec, graph.inputs)),
@@ -145,6 +151,7 @@ def executable_for(
         threads=threads,
         compile_for=compile_for,
         graph=graph,
+        floats=floats,
     )
 
 

@@ -61,6 +61,7 @@ class Executable:
         compile_for: Compile | None = None,
         graph: Graph | None = None,
         graph_text: bytes | None = None,
+        floats: bool = False,
     ) -> None:
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
@@ -70,6 +71,8 @@ class Executable:
         self.graph = graph
         self.graph_text = graph_text
         """The quantized graph as an artifact held it (``.qir``), or None."""
+        self.floats = floats
+        """Whether a graph without integers is compiled, too."""
         self._names = tuple(spec.name for spec in self.inputs)
         self._output_names = tuple(spec.name for spec in self.outputs)
         self._ready = tuple((spec.name, _dtype(spec), spec.shape) for spec in self.inputs)

@@ -173,3 +173,38 @@ def test_bug_gives_3_and_a_folder_that_reproduces_it(
     assert (folder / "command.txt").read_text() == "qcc targets\n"
     assert "ZeroDivisionError: planted" in (folder / "traceback.txt").read_text()
     assert "onnxruntime" in (folder / "versions.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["--precision", "half"], ["half", "int8", "float32"]),
+        (["--precision", "float32", "--target", "onnx"], ["onnx", "native target"]),
+        (["--precision", "float32", "--tune", "2"], ["not tuned", "tune"]),
+        (["--precision", "float32", "--observer", "minmax"], ["observer"]),
+    ],
+)
+def test_float32_refuses_what_makes_no_sense(
+    qcc: Command, digits: Path, capsys: Capture, options: list[str], parts: list[str]
+) -> None:
+    code = qcc("compile", digits / "digits.onnx", *options, "-o", "out.qir")
+    refused(code, capsys, *parts)
+    assert not Path("out.qir").exists()
+
+
+def test_float32_refuses_a_quantized_model(qcc: Command, digits: Path, capsys: Capture) -> None:
+    data = ["--calib", digits / "calib.npz", "--samples", 4]
+    assert qcc("compile", digits / "digits.onnx", *data, "-o", "int8.onnx") == 0
+    capsys.readouterr()
+    code = qcc("compile", "int8.onnx", "--precision", "float32", "-o", "out.qcc")
+    refused(code, capsys, "quantized already", "float model")
+
+
+def test_float32_asks_for_shapes_that_it_cannot_know(
+    qcc: Command, digits: Path, capsys: Capture
+) -> None:
+    model = onnx.load(digits / "digits.onnx")
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "rows"
+    onnx.save(model, "m.onnx")
+    code = qcc("compile", "m.onnx", "--precision", "float32", "-o", "out.qcc")
+    refused(code, capsys, "free dimensions", "--calib")

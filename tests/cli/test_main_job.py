@@ -177,3 +177,30 @@ def test_tuning_changes_no_byte_and_says_what_it_did(
     assert Path("cache/schedules.json").is_file()
     x = np.load(digits / "test.npz")["x"][:9]
     np.testing.assert_array_equal(package.load("tuned.qcc")(x), package.load(artifact)(x))
+
+
+def test_float32_needs_no_samples_and_keeps_the_numbers(
+    qcc: Command, digits: Path, capsys: Capture
+) -> None:
+    model, test = digits / "digits.onnx", np.load(digits / "test.npz")
+    assert qcc("compile", model, "--precision", "float32", "-o", "d.qcc", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert {node["dtype"] for node in said["nodes"]} == {"float32"}
+    assert any("float_conv" in node["kernel"] for node in said["nodes"])
+    loaded = package.load("d.qcc")
+    # The file was compiled for one image; others are compiled when they come.
+    for count in (1, 7):
+        x = test["x"][:count]
+        (wanted,) = ort.InferenceSession(model).run(None, {"x": x})
+        np.testing.assert_allclose(loaded(x), wanted, rtol=1e-4, atol=1e-5)
+        made = package.compile(model, precision="float32")
+        assert isinstance(made, package.Executable)
+        np.testing.assert_array_equal(made(x), loaded(x))
+    assert not any(variant.model.regions for variant in loaded.variants)
+
+
+def test_float32_of_the_shapes_of_samples(qcc: Command, digits: Path) -> None:
+    model, data = digits / "digits.onnx", digits / "calib.npz"
+    assert qcc("compile", model, "--precision", "float32", "--calib", data, "-o", "d.qcc") == 0
+    assert qcc("bench", "d.qcc", "--vs", model, "--runs", 3) == 0
+    assert qcc("diff", model, "d.qcc", "--data", data, "--samples", 4) == 0
