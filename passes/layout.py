@@ -39,6 +39,8 @@ def convert_layout(graph: Graph) -> int:
             _softmax_on_last_axis(node, rewriter)
         elif node.op in _REDUCTIONS:
             _reduce_last_axes(node, rewriter)
+        elif node.op == "ArgMax":
+            _search_last_axis(node, rewriter)
     Sinker(graph, rewriter).run()
     return rewriter.changes
 
@@ -189,6 +191,32 @@ def _reduce_last_axes(node: Node, rewriter: Rewriter) -> None:
     )
     wanted = node.output.tensor.static_shape
     rewriter.replace(node, [_reshape(rewriter, made.output, wanted, node)])
+
+
+def _search_last_axis(node: Node, rewriter: Rewriter) -> None:
+    """An ArgMax along the last axis; a size of 1 that stays is put back by a reshape."""
+    x = node.operand(0)
+    rank = len(x.tensor.static_shape)
+    axis = int(attribute(node, "axis")) % rank
+    others = [i for i in range(rank) if i != axis]
+    if axis < rank - 1:
+        x = insert_transpose(rewriter, x, [*others, axis], node)
+    shape = tuple(x.tensor.static_shape[:-1])
+    made = rewriter.insert(
+        "ArgMax",
+        [x],
+        [node.output.tensor.with_shape(shape)],
+        attributes={
+            "axis": rank - 1,
+            "keepdims": 0,
+            "select_last_index": int(attribute(node, "select_last_index")),
+        },
+        name=node.name,
+        before=node,
+    )
+    wanted = node.output.tensor.static_shape
+    same = shape == wanted
+    rewriter.replace(node, [made.output if same else _reshape(rewriter, made.output, wanted, node)])
 
 
 __all__ = ["convert_layout"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qcc.backends.llvm.planner import Selector
+from qcc.backends.llvm.selectors.arg_max import select_arg_max
 from qcc.backends.llvm.selectors.binary import select_binary
 from qcc.backends.llvm.selectors.boundary import select_dequantize, select_quantize
 from qcc.backends.llvm.selectors.clip import select_clip
@@ -87,6 +88,7 @@ SELECTORS: dict[str, Selector] = {
     "ReduceMean": select_float_reduction,
     "ReduceL2": select_float_reduction,
     "MatMul": select_float_matmul,
+    "ArgMax": select_arg_max,
     "LSTM": select_recurrent,
     "GRU": select_recurrent,
 }

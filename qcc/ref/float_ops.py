@@ -1,7 +1,7 @@
 """Float32 ops that native code computes itself, with their numpy reference.
 
 Softmax and Sigmoid are contract 11, LayerNormalization is contract 12, MatMul contract 13, the
-reductions contract 14, Tanh and Gelu contract 15, LSTM and GRU contracts 17 and 18: native code
+reductions contract 14, Tanh and Gelu contract 15, LSTM and GRU contracts 17 and 18, ArgMax 19: native code
 gives the bytes of :mod:`qcc.numerics`, and onnxruntime differs in the last places.  Gather moves
 values.  All others are a single IEEE operation an element, so numpy, onnxruntime and native code
 agree bit for bit (NaN payloads excepted).
@@ -20,6 +20,7 @@ from qcc.errors import DataError
 from qcc.ir.core import Array, Node, Value, constant_array
 from qcc.ir.ops import attribute
 from qcc.numerics import larger, smaller
+from qcc.ref.arg_max import evaluate_arg_max, is_arg_max
 from qcc.ref.recurrent import RECURRENT, evaluate_recurrent, is_known_recurrence, recurrence_of
 
 NativeFloat = Callable[[Node, Sequence["Array | None"]], "Array | tuple[Array, ...]"]
@@ -190,6 +191,7 @@ NATIVE_FLOAT_OPS: dict[str, NativeFloat] = {
     "Gelu": lambda node, arrays: _GELUS[gelu_form(node)](arrays[0]),
     "Gather": _gather,
     "MatMul": lambda node, arrays: numerics.matmul(arrays[0], arrays[1]),
+    "ArgMax": evaluate_arg_max,
     "LSTM": evaluate_recurrent,
     "GRU": evaluate_recurrent,
 }
@@ -219,7 +221,7 @@ def is_native_float(node: Node) -> bool:
     values = given_values(node)
     if not all(value.tensor.is_static for value in values):
         return False
-    if is_integer_clip(node):
+    if is_integer_clip(node) or is_arg_max(node):
         return True
     place = _INTEGERS.get(node.op)
     indices = None if place is None else node.input(place)
