@@ -17,6 +17,7 @@ from qcc.ir.core import Array, Graph, Node, Value
 from qcc.ir.ops import attribute
 from qcc.ir.rewrite import Rewriter
 from qcc.passes.lower.cleanup import fold_float_constants
+from qcc.passes.lower.pooling import resize_attributes
 
 Fused: TypeAlias = "dict[str, tuple[str, ...]]"
 """Label of the first float node of each new node to the labels of all that it computes."""
@@ -82,8 +83,12 @@ def _replace(found: _Found, rewriter: Rewriter) -> None:
 
 
 def _fits(node: Node) -> bool:
-    """Whether everything but what a shape gives is float32 of static shape, with elements."""
-    values = [value for value in (*node.inputs, node.output) if value is not None]
+    """Whether operands and result are float32 of static shape and have elements.
+
+    What sizes a Resize has does not matter here.
+    """
+    operands = node.inputs[:1] if node.op == "Resize" else node.inputs
+    values = [value for value in (*operands, node.output) if value is not None]
     return all(
         value.tensor.is_static
         and value.tensor.element == "float32"
@@ -253,6 +258,14 @@ def _global_pool(node: Node) -> _Found | None:
     return _Found(f"q.float_{kind}_pool", (node,), (node.operand(0),), attributes)
 
 
+def _resize(node: Node) -> _Found | None:
+    x = node.operand(0)
+    attributes = resize_attributes(node, x)
+    if isinstance(attributes, str):
+        return None
+    return _Found("q.resize", (node,), (x,), attributes)
+
+
 _READERS: dict[str, Callable[[Node], _Found | None]] = {
     "Conv": _conv,
     "Gemm": _gemm,
@@ -261,5 +274,6 @@ _READERS: dict[str, Callable[[Node], _Found | None]] = {
     "AveragePool": _pool,
     "GlobalAveragePool": _global_pool,
     "GlobalMaxPool": _global_pool,
+    "Resize": _resize,
 }
 """Float op to the function that reads it as a q.float_* op, or gives None."""

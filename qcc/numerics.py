@@ -390,6 +390,32 @@ def window_mean(taps: Sequence[Any], counts: Any) -> FloatArray:
         return _one_nan((total / np.asarray(counts, np.float64)).astype(F32))
 
 
+# -- piecewise linear functions of float32: one operation after the other --------------------------
+
+HARD_SWISH = (float(F32(1 / 6)), 0.5)
+"""Slope and shift of the hard sigmoid in a hard swish."""
+
+
+def hard_sigmoid(x: Any, alpha: float, beta: float) -> FloatArray:
+    """``min(max(alpha x + beta, 0), 1)`` of float32 ``x``, two operations and two bounds."""
+    with np.errstate(all="ignore"):
+        line = np.asarray(x, F32) * F32(alpha) + F32(beta)
+        return _one_nan(smaller(larger(line, F32(0)), F32(1)))
+
+
+def hard_swish(x: Any) -> FloatArray:
+    """``x`` times its hard sigmoid of slope 1/6 and shift 1/2, float32."""
+    with np.errstate(all="ignore"):
+        return _one_nan(np.asarray(x, F32) * hard_sigmoid(x, *HARD_SWISH))
+
+
+def leaky_relu(x: Any, alpha: float) -> FloatArray:
+    """``x``, or ``alpha x`` where it is negative, float32."""
+    x = np.asarray(x, F32)
+    with np.errstate(all="ignore"):
+        return _one_nan(np.where(x < 0, x * F32(alpha), x))
+
+
 # -- float32 tanh and GELU (contract 15) ---------------------------------------------------------
 
 

@@ -150,9 +150,10 @@ def is_activation(type_: TensorType) -> bool:
 
 _FLOAT_MAKERS = frozenset(
     {"q.float_conv", "q.float_max_pool", "q.float_average_pool"}
-    | {"q.transpose", "q.pad", "q.slice", "q.concat"}
+    | {"q.transpose", "q.pad", "q.slice", "q.concat", "q.resize"}
     | {"Add", "Sub", "Mul", "Div", "Max", "Min", "Relu", "Neg", "Clip"}
     | {"Sigmoid", "Pow", "Sqrt", "Reciprocal", "Tanh", "Gelu"}
+    | {"HardSigmoid", "HardSwish", "LeakyRelu"}
 )
 """Ops whose kernels write float32 results with any strides."""
 _FLOAT_READERS = _FLOAT_MAKERS | {"q.expand", "q.gather"}

@@ -153,7 +153,7 @@ def _computes_floats(node: Node) -> bool:
     """Whether a native node computes with float32 values only."""
     if node.domain != "q" or node.op.startswith("q.float_"):
         return True
-    return node.op == "q.concat" and node.output.tensor.quant is None
+    return node.op in ("q.concat", "q.resize") and node.operand(0).tensor.quant is None
 
 
 def _float_reasons(

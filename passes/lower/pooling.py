@@ -152,7 +152,7 @@ def lower_resize(group: Group, rewriter: Rewriter) -> str | None:
     node, x = group.root, _quantized_input(group)
     if isinstance(x, str):
         return x
-    attributes = _resize_attributes(node, x)
+    attributes = resize_attributes(node, x)
     if isinstance(attributes, str):
         return attributes
     if attributes["mode"] == "nearest":
@@ -167,7 +167,8 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _resize_attributes(node: Node, x: Value) -> dict[str, Any] | str:
+def resize_attributes(node: Node, x: Value) -> dict[str, Any] | str:
+    """Attributes of the q.resize of ``x`` that a Resize is, or a sentence why it is none."""
     mode = _text(attribute(node, "mode"))
     coordinates = _text(attribute(node, "coordinate_transformation_mode"))
     if mode not in _MODES:

@@ -168,6 +168,15 @@ def gelu_form(node: Node) -> str:
     return form.decode() if isinstance(form, bytes) else str(form)
 
 
+def _hard_sigmoid(node: Node, arrays: Sequence[Array | None]) -> Array:
+    alpha, beta = (float(attribute(node, name)) for name in ("alpha", "beta"))
+    return numerics.hard_sigmoid(arrays[0], alpha, beta)
+
+
+def _leaky_relu(node: Node, arrays: Sequence[Array | None]) -> Array:
+    return numerics.leaky_relu(arrays[0], float(attribute(node, "alpha")))
+
+
 NATIVE_FLOAT_OPS: dict[str, NativeFloat] = {
     "Add": _binary(np.add),
     "Sub": _binary(np.subtract),
@@ -180,6 +189,9 @@ NATIVE_FLOAT_OPS: dict[str, NativeFloat] = {
     "Clip": _clip,
     "Softmax": _softmax,
     "Sigmoid": lambda node, arrays: numerics.sigmoid(arrays[0]),
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": lambda node, arrays: numerics.hard_swish(arrays[0]),
+    "LeakyRelu": _leaky_relu,
     "LayerNormalization": _layer_norm,
     "Pow": lambda node, arrays: _unary(np.square)(arrays),
     "Sqrt": lambda node, arrays: _unary(np.sqrt)(arrays),

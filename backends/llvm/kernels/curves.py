@@ -1,4 +1,4 @@
-"""The error function, tanh and GELU of float32 vectors (contract 15).
+"""Functions of float32 vectors: error function, tanh, GELU (contract 15), hard sigmoids and others.
 
 Operation for operation the formulas of :mod:`qcc.numerics`; nothing is fused, so that every
 instruction set gives the same bits.
@@ -6,13 +6,14 @@ instruction set gives the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from qcc import numerics
 from qcc.backends.llvm.builder import LoopBuilder, Value, constant
-from qcc.backends.llvm.kernels.exponential import nan_where_unordered
+from qcc.backends.llvm.kernels.exponential import nan_where_unordered, sigmoid
 
 
 def _polynomial(k: LoopBuilder, t: Value, coefficients: Sequence[np.float32]) -> Value:
@@ -60,3 +61,60 @@ def _gated(k: LoopBuilder, x: Value, gate: Value) -> Value:
     half = k.ir.fmul(x, constant(x.type, 0.5))
     y = k.ir.fmul(half, k.ir.fadd(gate, constant(x.type, 1.0)))
     return nan_where_unordered(k, y, y)
+
+
+def hard_sigmoid(k: LoopBuilder, x: Value, alpha: float, beta: float) -> Value:
+    """:func:`qcc.numerics.hard_sigmoid` of a float32 vector."""
+    zero, one = constant(x.type, 0.0), constant(x.type, 1.0)
+    line = k.ir.fadd(k.ir.fmul(x, _single(x, alpha)), _single(x, beta))
+    y = k.ir.select(k.ir.fcmp_ordered(">", line, zero), line, zero)
+    y = k.ir.select(k.ir.fcmp_ordered("<", y, one), y, one)
+    return nan_where_unordered(k, line, y)
+
+
+def hard_swish(k: LoopBuilder, x: Value) -> Value:
+    """:func:`qcc.numerics.hard_swish` of a float32 vector."""
+    y = k.ir.fmul(x, hard_sigmoid(k, x, *numerics.HARD_SWISH))
+    return nan_where_unordered(k, y, y)
+
+
+def leaky_relu(k: LoopBuilder, x: Value, alpha: float) -> Value:
+    """:func:`qcc.numerics.leaky_relu` of a float32 vector."""
+    negative = k.ir.fcmp_ordered("<", x, constant(x.type, 0.0))
+    y = k.ir.select(negative, k.ir.fmul(x, _single(x, alpha)), x)
+    return nan_where_unordered(k, y, y)
+
+
+def silu(k: LoopBuilder, x: Value) -> Value:
+    """``x`` times its sigmoid, two operations, of a float32 vector."""
+    return k.ir.fmul(x, sigmoid(k, x))
+
+
+def _single(like: Value, number: float) -> Value:
+    return constant(like.type, float(np.float32(number)))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A function of one float32 by name, with its numbers."""
+
+    name: str
+    numbers: tuple[float, ...] = ()
+
+    def __call__(self, k: LoopBuilder, x: Value) -> Value:
+        """The function of a float32 vector."""
+        return _CURVES[self.name](k, x, *self.numbers)
+
+
+_CURVES: dict[str, Callable[..., Value]] = {
+    "sigmoid": sigmoid,
+    "tanh": tanh,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "silu": silu,
+    "hard_sigmoid": hard_sigmoid,
+    "hard_swish": hard_swish,
+    "leaky_relu": leaky_relu,
+}
+CURVES = frozenset(_CURVES)
+"""Names of all curves."""

@@ -16,8 +16,8 @@ import numpy as np
 from qcc.backends.llvm.builder import F32, Index, LoopBuilder, Value, constant, declare_kernel
 from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels import Packed
-from qcc.backends.llvm.kernels.curves import gelu, gelu_tanh, tanh
-from qcc.backends.llvm.kernels.exponential import CHAINS, side_by_side, sigmoid
+from qcc.backends.llvm.kernels.curves import CURVES, Curve
+from qcc.backends.llvm.kernels.exponential import CHAINS, side_by_side
 from qcc.backends.llvm.kernels.lanes import Scalars, load_floats, store_floats
 from qcc.backends.llvm.kernels.nest import Nest, View
 from qcc.backends.llvm.kernels.rows import square_root
@@ -25,7 +25,20 @@ from qcc.errors import ConfigError
 
 FloatOp = Literal["add", "sub", "mul", "div", "minimum", "maximum"]
 UnaryOp = Literal[
-    "relu", "neg", "clip", "sigmoid", "square", "sqrt", "reciprocal", "tanh", "gelu", "gelu_tanh"
+    "relu",
+    "neg",
+    "clip",
+    "sigmoid",
+    "square",
+    "sqrt",
+    "reciprocal",
+    "tanh",
+    "gelu",
+    "gelu_tanh",
+    "silu",
+    "hard_sigmoid",
+    "hard_swish",
+    "leaky_relu",
 ]
 
 UNROLL = 2
@@ -121,14 +134,6 @@ _SHORT: dict[str, Callable[[LoopBuilder, Value], Value]] = {
     "sqrt": square_root,
     "reciprocal": lambda k, x: k.ir.fdiv(constant(x.type, 1.0), x),
 }
-_CURVES: dict[str, Callable[[LoopBuilder, Value], Value]] = {
-    "sigmoid": sigmoid,
-    "tanh": tanh,
-    "gelu": gelu,
-    "gelu_tanh": gelu_tanh,
-}
-"""Long chains of operations: several vectors are computed side by side."""
-
 _BOUNDS = Scalars((("low", "f32"), ("high", "f32")))
 
 
@@ -136,13 +141,15 @@ _BOUNDS = Scalars((("low", "f32"), ("high", "f32")))
 class FloatUnaryKernel:
     """One operation an element over ``sizes``; the target may be the source.
 
-    Operands: ``source, [bounds,] target`` (``bounds`` for ``clip``).
+    ``numbers`` are those of a curve that has some (:class:`Curve`).  Operands:
+    ``source, [bounds,] target`` (``bounds`` for ``clip``).
     """
 
     op: UnaryOp
     sizes: tuple[int, ...]
     source: View
     target: View
+    numbers: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         Nest(self.sizes, (self.source, self.target))
@@ -168,7 +175,8 @@ class FloatUnaryKernel:
         k = LoopBuilder(declare_kernel(module, symbol, self.operands))
         nest = Nest(self.sizes, (self.source, self.target)).merged((4, 4))
         bounds = _BOUNDS.load(k, isa, k.operand("bounds")) if self.op == "clip" else {}
-        curve = _CURVES.get(self.op)
+        # Long chains of operations: several vectors are computed side by side.
+        curve = Curve(self.op, self.numbers) if self.op in CURVES else None
 
         def one(value: Value) -> Value:
             if self.op in _SHORT:

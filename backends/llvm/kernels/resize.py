@@ -62,7 +62,12 @@ def nearest_tables(source: ActivationLayout, rows: Any, columns: Any) -> dict[st
     }
 
 
-def _records(taps: Taps, stride: int, size_in: int, size_out: int) -> NDArray[np.uint8]:
+RECORD = _RECORD.itemsize
+"""Bytes of a record."""
+
+
+def records(taps: Taps, stride: int, size_in: int, size_out: int) -> NDArray[np.uint8]:
+    """The records of one axis: source places ``stride`` bytes apart, and weights."""
     lower, upper, weight = (np.asarray(part) for part in taps)
     if not lower.shape == upper.shape == weight.shape == (size_out,):
         raise ConfigError(f"The taps of a resized axis must have {size_out} entries.")
@@ -138,8 +143,8 @@ class ResizeLinearKernel:
             scale_x=input_scale,
         )
         return {
-            "rows": _records(rows, i.row_bytes, i.height, o.height),
-            "columns": _records(columns, i.channel_stride, i.width, o.width),
+            "rows": records(rows, i.row_bytes, i.height, o.height),
+            "columns": records(columns, i.channel_stride, i.width, o.width),
             "parameters": packed,
         }
 
@@ -150,29 +155,28 @@ class ResizeLinearKernel:
         real = Dequantizer(k, {"zero_point": scalars["zero_point_x"], "scale": scalars["scale_x"]})
         quantizer = Quantizer(k, isa, scalars, self.division, bounded=self.bounded)
         source = activation_view(self.input)
-        record = _RECORD.itemsize
         nest = Nest(
             _sizes(self.input, self.output),
             (
-                View(0, (0, record, 0, 0)),
-                View(0, (0, 0, record, 0)),
+                View(0, (0, RECORD, 0, 0)),
+                View(0, (0, 0, RECORD, 0)),
                 View(source.offset, (source.strides[0], 0, 0, 1)),
                 activation_view(self.output),
             ),
         ).merged((0, 0, 1, 1))
 
         def piece(offsets: Sequence[Index], first: Index, count: int) -> None:
-            row = _tap(k, isa, k.at(k.operand("rows"), offsets[0]))
-            column = _tap(k, isa, k.at(k.operand("columns"), offsets[1]))
+            row = tap(k, isa, k.at(k.operand("rows"), offsets[0]))
+            column = tap(k, isa, k.at(k.operand("columns"), offsets[1]))
             pixel = k.at(k.operand("input"), k.add(offsets[2], first))
 
             def line(across: Index) -> list[Value]:
                 ends = [
                     real(load_words(k, isa, pixel, k.add(down, across), count)) for down in row[:2]
                 ]
-                return _blend(k, ends, row[2], row[3])
+                return blend(k, ends, row[2], row[3])
 
-            values = _blend(k, [line(across) for across in column[:2]], column[2], column[3])
+            values = blend(k, [line(across) for across in column[:2]], column[2], column[3])
             octets = quantizer.octets(values)
             store_bytes(k, octets, k.operand("output"), k.add(offsets[3], first), count)
 
@@ -184,14 +188,15 @@ def _is_bounded(input_scale: float, output_scale: float) -> bool:
     return float(input_scale) < 2.0**100 and 256.0 * float(input_scale) / output_scale < REACH / 2
 
 
-def _tap(k: LoopBuilder, isa: InstructionSet, record: Value) -> tuple[Value, Value, Value, Value]:
+def tap(k: LoopBuilder, isa: InstructionSet, record: Value) -> tuple[Value, Value, Value, Value]:
     """Both byte offsets and both weights (spread over a vector) of a record."""
     lower, upper = (k.load(I64, record, offset, align=8) for offset in (0, 8))
     below, above = (k.splat(k.load(F32, record, offset, align=4), isa.lanes) for offset in (16, 20))
     return lower, upper, below, above
 
 
-def _blend(k: LoopBuilder, ends: Sequence[list[Value]], below: Value, above: Value) -> list[Value]:
+def blend(k: LoopBuilder, ends: Sequence[list[Value]], below: Value, above: Value) -> list[Value]:
+    """``low * below + high * above`` of vectors, each operation rounded."""
     return [
         k.ir.fadd(k.ir.fmul(low, below), k.ir.fmul(high, above))
         for low, high in zip(*ends, strict=True)

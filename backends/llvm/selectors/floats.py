@@ -48,7 +48,12 @@ _UNARY: dict[str, UnaryOp] = {
     "Sqrt": "sqrt",
     "Reciprocal": "reciprocal",
     "Tanh": "tanh",
+    "HardSigmoid": "hard_sigmoid",
+    "HardSwish": "hard_swish",
+    "LeakyRelu": "leaky_relu",
 }
+_NUMBERS = {"HardSigmoid": ("alpha", "beta"), "LeakyRelu": ("alpha",)}
+"""Attributes that are numbers of a unary function."""
 _GELUS: dict[str, UnaryOp] = {"none": "gelu", "tanh": "gelu_tanh"}
 _REDUCTIONS: dict[str, Reduction] = {"ReduceSum": "sum", "ReduceMean": "mean", "ReduceL2": "length"}
 
@@ -83,16 +88,39 @@ def _with_axes(view: View) -> View:
 
 
 def select_float_unary(planner: Planner, node: Node) -> None:
-    """One float32 operand; the limits of a Clip are constants."""
-    source, target = planner.source(node.operand(0)), planner.result(node.output)
-    sizes = target.shape or (1,)
-    op = _GELUS[gelu_form(node)] if node.op == "Gelu" else _UNARY[node.op]
-    kernel = FloatUnaryKernel(op, sizes, *(_with_axes(view_of(s)) for s in (source, target)))
+    """One float32 operand; the limits of a Clip are constants.
+
+    A product with the operand that alone reads a Sigmoid of it becomes part of the function.
+    """
+    gated = gated_operand(planner, node)
+    op = _unary_op(node) if gated is None else "silu"
+    source = planner.source(node.operand(0))
+    target = planner.result(node.output if gated is None else gated.output)
+    x, y = (_with_axes(view_of(stored)) for stored in (source, target))
+    kernel = FloatUnaryKernel(op, target.shape or (1,), x, y, numbers_of(node))
     packed: Packed = {}
     if node.op == "Clip":
         low, high = (_limit(node.input(i), d) for i, d in ((1, -np.inf), (2, np.inf)))
         packed = kernel.pack(planner.isa, low=low, high=high)
     planner.emit(kernel, {"source": source.pointer, "target": target.pointer}, packed)
+
+
+def _unary_op(node: Node) -> UnaryOp:
+    return _GELUS[gelu_form(node)] if node.op == "Gelu" else _UNARY[node.op]
+
+
+def numbers_of(node: Node) -> tuple[float, ...]:
+    """The numbers of a unary function."""
+    return tuple(float(attribute(node, name)) for name in _NUMBERS.get(node.op, ()))
+
+
+def gated_operand(planner: Planner, node: Node) -> Node | None:
+    """The Mul by its operand that alone reads a Sigmoid; it is fused."""
+    product = planner.only_user(node.output, "Mul") if node.op == "Sigmoid" else None
+    if product is None or node.operand(0) not in product.inputs:
+        return None
+    planner.fused.add(product)
+    return product
 
 
 def select_float_softmax(planner: Planner, node: Node) -> None:

@@ -12,6 +12,7 @@ from qcc.backends.llvm.kernels.resize import (
 )
 from qcc.backends.llvm.kernels.softmax import SoftmaxKernel
 from qcc.backends.llvm.planner import Planner
+from qcc.backends.llvm.selectors.float_pooling import select_float_resize
 from qcc.backends.llvm.selectors.layouts import layout_of
 from qcc.backends.llvm.selectors.views import view_of
 from qcc.ir.core import Node
@@ -22,6 +23,9 @@ from qcc.ir.ops import attribute
 
 def select_resize(planner: Planner, node: Node) -> None:
     """Rows and columns by tables of source places, and of weights where it is linear."""
+    if node.output.tensor.element == "float32":
+        select_float_resize(planner, node)
+        return
     source, target = planner.source(node.operand(0)), planner.result(node.output)
     layouts = layout_of(source), layout_of(target)
     extents = [(source.shape[1 + i], target.shape[1 + i]) for i in range(2)]

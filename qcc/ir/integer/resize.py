@@ -1,4 +1,4 @@
-"""Resize of quantized images: nearest and linear, with source indices known at compile time."""
+"""Resize of images, quantized or float32: nearest and linear, with source indices known early."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ def _evaluate(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
         low, high = np.take(x, lower, axis=2 + axis), np.take(x, upper, axis=2 + axis)
         x = low * (F32(1) - factor) + high * factor
     if not nearest:
-        x = store(node, x)
+        floats = node.output.tensor.quant is None
+        x = np.where(np.isnan(x), F32(np.nan), x) if floats else store(node, x)
     return [from_channels_first(x, layout)]
 
 
@@ -98,6 +99,6 @@ RESIZE = define(
         check=_check,
         doc="Resize the spatial axes to `sizes` with float32 `scales`.  Linear: dequantize, then "
         "axis by axis (rows first) low * (1 - t) + high * t, each product and sum rounded, then "
-        "quantize.",
+        "quantize.  Float32 images are neither dequantized nor quantized.",
     )
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qcc import numerics
 from qcc.backends.llvm.isa import host_instruction_set
-from qcc.backends.llvm.kernels.elementwise import FloatBinaryKernel, FloatUnaryKernel
+from qcc.backends.llvm.kernels.elementwise import FloatBinaryKernel, FloatUnaryKernel, UnaryOp
 from qcc.backends.llvm.kernels.nest import broadcast_view, dense_view
 from qcc.errors import ConfigError
 from qcc.numerics import larger, smaller
@@ -90,6 +92,30 @@ def test_unary_in_place(length: int, isa: str) -> None:
         packed = constants(kernel.pack(form, low=low, high=high))
         run(kernel, form, {"source": buffer, "target": buffer, **packed}, 3)
         assert_same(buffer.view(np.float32), want)
+
+
+CURVES: dict[UnaryOp, tuple[tuple[float, ...], Callable[[np.ndarray], np.ndarray]]] = {
+    "hard_sigmoid": ((0.2, 0.5), lambda x: numerics.hard_sigmoid(x, 0.2, 0.5)),
+    "hard_swish": ((), numerics.hard_swish),
+    "leaky_relu": ((0.1,), lambda x: numerics.leaky_relu(x, 0.1)),
+    "silu": ((), lambda x: x * numerics.sigmoid(x)),
+}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("op", CURVES)
+def test_piecewise_curves(op: UnaryOp, isa: str) -> None:
+    numbers, function = CURVES[op]
+    rng = np.random.default_rng(8)
+    x = (rng.normal(size=203) * 4).astype(np.float32)
+    x[:8] = [0.0, -0.0, np.inf, -3.0, 3.0, 1e-45, -1e-30, 3e38]
+    if op != "silu":
+        x[8:10] = [np.nan, -np.inf]
+    view = dense_view(x.shape, 4)
+    kernel = FloatUnaryKernel(op, x.shape, view, view, numbers)
+    target = blank(x.nbytes)
+    run(kernel, executable_form(isa), {"source": bytes_of(x), "target": target}, 2)
+    assert target.tobytes() == np.asarray(function(x), np.float32).tobytes()
 
 
 def test_clip_refuses_nan_bounds() -> None:
