@@ -7,6 +7,7 @@ from qcc.backends.llvm.kernels.float_pool import FloatPoolKernel, Pool
 from qcc.backends.llvm.kernels.float_resize import FloatResizeKernel
 from qcc.backends.llvm.kernels.nest import View
 from qcc.backends.llvm.planner import Planner
+from qcc.backends.llvm.selectors.arg_max import select_resize_arg_max
 from qcc.backends.llvm.selectors.views import view_of
 from qcc.backends.llvm.selectors.windows import window_of
 from qcc.ir.core import Node
@@ -37,6 +38,8 @@ def select_float_pool(planner: Planner, node: Node) -> None:
 
 def select_float_resize(planner: Planner, node: Node) -> None:
     """A copy with tables of source rows and columns, or an interpolation."""
+    if select_resize_arg_max(planner, node):
+        return
     source, target = planner.source(node.operand(0)), planner.result(node.output)
     view = view_of(source)
     extents = [(source.shape[1 + i], target.shape[1 + i]) for i in range(2)]

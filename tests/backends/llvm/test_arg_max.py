@@ -10,7 +10,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from qcc.backends.llvm.codegen import compile_graph
+from qcc.backends.llvm.compile import compile_numbered
 from qcc.backends.llvm.isa import host_instruction_set
+from qcc.backends.llvm.model import NativeStep
 from qcc.backends.llvm.native_float import has_native_kernel
 from qcc.ir.types import TensorType
 from qcc.passes.layout import convert_layout
@@ -46,6 +48,30 @@ def test_any_axis_is_native(axis: int, attributes: dict[str, int]) -> None:
     assert found.shape == tuple(shape)
     assert np.array_equal(found, wanted)
     assert np.array_equal(found, exact)
+
+
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+@pytest.mark.parametrize("channels", [5, 70])
+def test_a_resized_image_is_searched_without_being_stored(mode: str, channels: int) -> None:
+    b = Numbered()
+    x = b.q(b.input("x", 1, 4, 5, 6), scale=0.5)
+    x = b.op("Conv", [x, b.weight((channels, 4, 1, 1))], (1, channels, 5, 6))
+    sizes = b.constant(np.array([1, channels, 15, 11]))
+    y = b.op("Resize", [x, None, None, sizes], (1, channels, 15, 11), mode=mode)
+    type_ = TensorType((1, 15, 11), "int64")
+    attributes = {"axis": 1, "keepdims": 0}
+    node = b.graph.create_node("ArgMax", [y], [type_], attributes=attributes, name="search")
+    graph = b.done(node.output)
+    feeds, isa = b.feeds(), host_instruction_set()
+    program = compile_numbered(graph, isa, PATTERNS)
+    (wanted,) = evaluate(program.lowered, feeds).values()
+    (found,) = Program(program.model, 2).run([feeds["x"]])
+    assert np.array_equal(found, wanted)
+    steps = [step for step in program.model.steps if isinstance(step, NativeStep)]
+    assert len(steps) == len(program.model.steps)
+    kernels = {call.kernel for step in steps for call in step.calls}
+    fused = any(name.startswith("resize_arg_max") for name in kernels)
+    assert fused == (mode == "linear" and channels == 5)
 
 
 @pytest.mark.parametrize("last", [False, True])
