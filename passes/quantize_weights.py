@@ -88,8 +88,7 @@ def _is_plain(params: QuantParams, axis: int) -> bool:
 def _real_steps(params: QuantParams, weight: FloatArray, form: LinearForm) -> FloatArray:
     """The weight in units of its scales, not rounded: float32 [groups, outputs, inputs]."""
     matrices = form.matrices(weight)
-    scales = params.scales.astype(np.float64).reshape(matrices.shape[:2])
-    return np.asarray(matrices / scales[:, :, None], np.float32)
+    return matrices / params.scales.reshape(matrices.shape[:2])[:, :, None]
 
 
 def _on_grid(steps: FloatArray) -> NDArray[np.bool_]:
@@ -139,16 +138,23 @@ def _keep_grid(params: QuantParams, weight: FloatArray) -> QuantParams:
         return params
     rows = np.moveaxis(weight, params.axis, 0).reshape(weight.shape[params.axis], -1)
     scales = params.scales.copy()
-    steps = rows / scales[:, None]
+    few = np.flatnonzero(_few_values(rows[:, :FIRST], 2 * params.quant_max + 1))
+    steps = rows[few] / scales[few, None]
     inexact = np.abs(steps - np.rint(steps)).max(axis=1) > TOLERANCE
-    for channel in np.flatnonzero(inexact):
+    for channel in few[inexact]:
         row = rows[channel]
-        if len(np.unique(row[:FIRST])) > 2 * params.quant_max + 1:
-            continue
         step = step_of(row, params.quant_max)
         if step is not None:
             scales[channel] = step
     return replace(params, scale=tuple(float(s) for s in scales))
+
+
+def _few_values(rows: FloatArray, most: int) -> NDArray[np.bool_]:
+    """Which rows hold at most ``most`` different numbers."""
+    if rows.shape[1] <= most:
+        return np.ones(len(rows), np.bool_)
+    ordered = np.sort(rows, axis=1)
+    return np.asarray((ordered[:, 1:] != ordered[:, :-1]).sum(axis=1) < most)
 
 
 def _fit_bias(

@@ -21,29 +21,26 @@ import numpy as np
 
 from qcc.ir.core import Array, Graph, Value
 from qcc.ir.types import TensorType
-from qcc.passes.correct_bias import bias_spot, constant_behind, give_biases, shift_bias
-from qcc.passes.fusion_plan import FusionGroup, FusionPlan
-from qcc.passes.operand_rows import Float32, Float64, LinearForm, linear_form
-from qcc.passes.round_weights import Moments, round_by_moments
+from qcc.passes.correct_bias import BiasSpot, bias_spot, give_biases, shift_bias
+from qcc.passes.fusion_plan import FusionPlan
+from qcc.passes.products import Product
+from qcc.passes.round_weights import rows_worth
+from qcc.passes.segments import Segment
 from qcc.passes.walk import Noise, Side, real, stored
-from qcc.passes.weight_pairs import Pairs
 from qcc.quant.calibration.spill import KeptSamples, Spill
 from qcc.ref.float_region import FloatRegion, region_model
 
-COMPARED_SAMPLES = 16
+LEAST_COMPARED, COMPARED_SAMPLES = 4, 16
 """How many samples the error of each group is measured on."""
+
+COMPARED_ELEMENTS = 1 << 17
+"""Elements of a group's results that are compared, within these bounds."""
 
 LEAST_SAMPLES, MOST_SAMPLES = 16, 64
 """How many samples are walked (where there are so many): small models can afford more."""
 
 WALKED_ELEMENTS = 400_000_000
 """Elements of all float values together that are walked, within these bounds."""
-
-ROUNDING_ROWS, LEAST_ROUNDING_ROWS = 8192, 4096
-"""How many rows of an operand its second moments are taken from, over all samples: fewer for
-operands of more than :data:`WIDE` inputs."""
-
-WIDE = 1024
 
 HELD_OUT = 8
 """Every eighth sample is held out to judge the rounding (every eighth row of fewer samples)."""
@@ -149,7 +146,7 @@ class _Walk:
     def step(self, step: int) -> None:
         """One step on both sides; on the exact one alone once a group has failed."""
         if self.measured.failed:
-            self.exact.run(step, len(self._compared()))
+            self.exact.run(step, min(self.count, COMPARED_SAMPLES))
             self._judge(step)
         else:
             self._refine(step)
@@ -173,60 +170,50 @@ class _Walk:
         theirs = self.exact.segments[step].group
         spot = bias_spot(group) if group is not None and self.correct else None
         place = bias_spot(theirs) if theirs is not None and spot is not None else None
-        wanted = self.exact.run(step, self.count, None if place is None else place.watch)
+        product = None if group is None or theirs is None else Product.of(group, theirs)
+        watch = None if place is None or product is not None else place.watch
+        wanted = self.exact.run(step, self.count, watch)
         if not self._judge(step):
             return
-        if self.rounding and group is not None and theirs is not None:
-            self._round(group, theirs)
-        if spot is not None and wanted is not None:
+        if product is not None:
+            self._improve(product, spot)
+        elif spot is not None and wanted is not None:
             found = self.numbered.measure(step, self.count, spot.watch)
             shift_bias(spot, found.means - wanted.means)
         self.numbered.run(step, self.count)
         if group is not None:
             self.measured.sqnr[group.key] = self._accumulated(step)
 
-    def _round(self, group: FusionGroup, theirs: FusionGroup) -> None:
-        """Round the weights of a group anew, for the operands that it really gets."""
-        weight, anchor = theirs.weight, group.anchor
-        if weight is None or weight.constant is None or theirs.anchor.input(1) is not weight:
-            return
-        form = linear_form(anchor, weight.constant)
-        stored_weight, operand = constant_behind(anchor.operand(1)), anchor.operand(0).producer
-        quant = stored_weight.tensor.quant
-        if form is None or quant is None or any(quant.zero_point) or operand is None:
-            return
-        matrices = form.matrices(weight.constant)
-        scales = np.broadcast_to(
-            quant.scales.astype(np.float64), matrices.shape[0] * matrices.shape[1]
-        )
-        found = round_by_moments(
-            matrices,
-            scales.reshape(matrices.shape[:2]),
-            quant.range,
-            *self._rows(form, matrices, operand.operand(0)),
-            Pairs.of(form, self.pair_limit),
-        )
-        if found is not None:
-            stored_weight.constant = form.weight(found).astype(quant.storage)
+    def _improve(self, product: Product, spot: BiasSpot | None) -> None:
+        """Round the weight anew for the operand that it really gets, then correct the bias."""
+        operand = product.operand
+        if self.rounding:
+            product.round(*self._rows(product), self.pair_limit)
+        if spot is not None:
+            name = self._exact(operand).name
+            exact = (self.exact.spill.get(name, i) for i in range(self.count))
+            seen = (real(operand, self._operand(product, i)) for i in range(self.count))
+            means = product.mean_row(seen), product.mean_row(exact)
+            shift_bias(spot, product.mean_error(spot, *means))
 
-    def _rows(self, form: LinearForm, matrices: Float64, operand: Value) -> tuple[Moments, Float32]:
-        """Rows of ``operand``: the second moments of those to fit to, and those held out."""
+    def _rows(self, product: Product) -> tuple[Array, Array]:
+        """Rows of the stored operand: those to fit to, and those held out."""
         random = np.random.default_rng(0)
-        fit, held = Moments.empty(matrices.shape[0], matrices.shape[2]), []
-        wanted = ROUNDING_ROWS if matrices.shape[2] <= WIDE else LEAST_ROUNDING_ROWS
-        share = -(-wanted // self.count)
+        form = product.form
+        share = -(-rows_worth(form.groups, form.inputs) // self.count)
+        fit, held = [], []
         for sample in range(self.count):
-            x = real(operand, self.numbered.spill.get(operand.name, sample))
-            rows = form.rows(x, share, random)
+            rows = form.rows(self._operand(product, sample), share, random, product.zero_point)
             if self.count < HELD_OUT:
                 cut_at = rows.shape[1] - rows.shape[1] // HELD_OUT
-                fit.add(rows[:, :cut_at])
+                fit.append(rows[:, :cut_at])
                 held.append(rows[:, cut_at:])
-            elif sample % HELD_OUT == HELD_OUT - 1:
-                held.append(rows)
             else:
-                fit.add(rows)
-        return fit.flush(), np.concatenate(held, axis=1)
+                (held if sample % HELD_OUT == HELD_OUT - 1 else fit).append(rows)
+        return np.concatenate(fit, axis=1), np.concatenate(held, axis=1)
+
+    def _operand(self, product: Product, sample: int) -> Array:
+        return self.numbered.spill.get(product.operand.name, sample)
 
     def _local(self, step: int) -> float:
         """The ratio of a group fed with the float model's operands, its bias not yet corrected.
@@ -238,7 +225,7 @@ class _Walk:
             region_model(segment.nodes, segment.inputs, segment.outputs), self.numbered.threads
         )
         noise = Noise()
-        for sample in self._compared():
+        for sample in self._compared(segment):
             feeds = [
                 stored(value, self.exact.spill.get(self._exact(value).name, sample))
                 for value in segment.inputs
@@ -248,13 +235,18 @@ class _Walk:
 
     def _accumulated(self, step: int) -> float:
         """The ratio of what a group really gives, after all errors so far."""
-        outputs, noise = self.numbered.segments[step].outputs, Noise()
-        for sample in self._compared():
+        segment, noise = self.numbered.segments[step], Noise()
+        outputs = segment.outputs
+        for sample in self._compared(segment):
             self._add(noise, outputs, self.numbered.load(outputs, sample), sample)
         return noise.sqnr_db
 
-    def _compared(self) -> range:
-        return range(min(self.count, COMPARED_SAMPLES))
+    def _compared(self, segment: Segment) -> range:
+        """The samples that a group is compared on: enough elements, of some samples at least."""
+        names = [self._exact(value).name for value in segment.outputs]
+        elements = sum(math.prod(self.exact.spill.shape(name, 0)) for name in names)
+        samples = max(LEAST_COMPARED, -(-COMPARED_ELEMENTS // max(elements, 1)))
+        return range(min(self.count, COMPARED_SAMPLES, samples))
 
     def _exact(self, value: Value) -> Value:
         return self.origin[value]

@@ -15,13 +15,12 @@ checked, so a loss of digits costs at most optimality.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qcc.passes.operand_rows import Float32, Float64
+from qcc.passes.operand_rows import Float32
 from qcc.passes.weight_pairs import Pairs
 
 DAMPING = 0.03
@@ -37,107 +36,68 @@ PLENTY = 4
 """Both dampings were compared on held-out rows of trained networks: 0.01 to 0.1 differ by 2 % of
 the error where rows are plenty; where they are not, 0.3 and 1 are alike and better than these."""
 
+FEW = 0.6
+"""Rows for each input up to which the rows themselves cost less than their moments."""
+
+MOST_ROWS = 8192
+"""How many rows are asked for: where rows are plenty, more of them change nothing."""
+
+MOST_ELEMENTS = 1 << 24
+"""Elements that all rows may have together: operands of depthwise convolutions have many groups."""
+
+MOST_PRODUCTS = 5 << 30
+"""Products that the moments of a group may take.  Very wide operands would pass this with few rows:
+half as many as inputs are enough for them (10 % more error than with all there are)."""
+
 EXACT = 1e-4
 """A weight this close to its rounded value, in steps, counts as stored without error."""
 
-PANEL = 128
-"""Columns of a Cholesky factor that are found together."""
+PANEL = 64
+"""Columns that are factored together."""
 
-CHUNK = 1024
-"""Rows whose products are summed in float32."""
-
-BLOCK = 64
-"""Columns that are rounded before the rest of the matrix hears of it; changes no result."""
+BLOCK = 8
+"""Columns that hear of each other's errors one by one; more hear of them as matrix products."""
 
 
-@dataclass
-class Moments:
-    """Central second moments of rows, accumulated: float32 [groups, inputs, inputs].
-
-    ``offset`` [groups, 1, inputs] is taken off every row first: products of float32 numbers that
-    are far from 0 would drown small variances.
-    """
-
-    products: Float32
-    sums: Float64
-    rows: int = 0
-    offset: Float32 | None = None
-    waiting: list[Float32] = field(default_factory=list)
-
-    @classmethod
-    def empty(cls, groups: int, inputs: int) -> Moments:
-        """Nothing seen yet."""
-        return cls(np.zeros((groups, inputs, inputs), np.float32), np.zeros((groups, inputs)))
-
-    def add(self, rows: Float32) -> None:
-        """Take in rows float32 [groups, rows, inputs]."""
-        if rows.size:
-            self.waiting.append(rows)
-        if sum(array.shape[1] for array in self.waiting) >= CHUNK:
-            self.flush()
-
-    def flush(self) -> Moments:
-        """Count what still waits: products of many rows at once cost less."""
-        if self.waiting:
-            rows = np.concatenate(self.waiting, axis=1)
-            if self.offset is None:
-                self.offset = rows.mean(axis=1, keepdims=True)
-            rows -= self.offset
-            self.waiting.clear()
-            if len(rows) == 1:
-                self.products[0] += rows[0].T @ rows[0]  # seen to be symmetric: half the work
-            else:
-                self.products += np.matmul(rows.transpose(0, 2, 1), rows)
-            self.sums += rows.sum(axis=1)  # about 0, and few: float32 is exact enough
-            self.rows += rows.shape[1]
-        return self
-
-    def covariance(self, groups: NDArray[np.bool_]) -> Float32:
-        """That of the chosen groups: a constant offset of the output is the bias's business."""
-        count = max(self.rows, 1)
-        mean = (self.sums[groups] / count).astype(np.float32)
-        found = self.products[groups]
-        for matrix, offset in zip(found, mean, strict=True):
-            matrix /= np.float32(count)
-            matrix -= np.outer(offset, offset)
-        return np.asarray(found)
+def rows_worth(groups: int, inputs: int) -> int:
+    """How many rows of an operand repay their cost, held-out ones included."""
+    products = max(MOST_PRODUCTS // inputs**2, inputs * 4 // 7)
+    return max(1, min(MOST_ROWS, MOST_ELEMENTS // (groups * inputs), products))
 
 
-def round_by_moments(
-    matrices: Float64,
-    scales: Float64,
+def round_by_rows(
+    matrices: Float32,
+    scales: Float32,
     limits: tuple[int, int],
-    fit: Moments,
+    fit: Float32,
     held: Float32,
     pairs: Pairs | None = None,
-) -> Float64 | None:
-    """The rounded weights, whole numbers float64 [groups, outputs, inputs].
+) -> Float32 | None:
+    """The rounded weights, whole numbers float32 [groups, outputs, inputs].
 
     ``matrices`` are the real weights, ``scales`` [groups, outputs] their steps (symmetric, zero
-    point 0), ``limits`` the least and greatest stored value.  ``held`` [groups, rows, inputs] are
-    rows that ``fit`` has not seen; ``pairs`` limits the sum of neighbours, in channels that cannot
-    be stored exactly.  None where rounding to nearest is already best.
+    point 0), ``limits`` the least and greatest stored value.  ``fit`` [groups, rows, inputs] are
+    rows of the operand to fit to, ``held`` others to judge by; ``pairs`` limits the sum of
+    neighbours, in channels that cannot be stored exactly.  None where rounding to nearest is
+    already best.
     """
     steps = matrices / scales[:, :, None]
     nearest = np.clip(np.rint(steps), *limits)
     part = _Part.of(np.abs(nearest - steps).max(axis=2) > EXACT)
+    wanted, rows, scales = part.take(steps), part.of_groups(fit), part.take(scales)
+    enough = rows.shape[1] >= max(2, LEAST_ROWS * rows.shape[2])
     if pairs is not None:
-        kept = pairs.nearest(part.take(steps), limits[1])
-        nearest = part.put(nearest, np.asarray(kept, np.float64))
-    wanted = part.take(steps).astype(np.float32)
-    enough = fit.rows >= max(2, LEAST_ROWS * wanted.shape[2])
+        nearest = part.put(nearest, pairs.nearest(wanted, limits[1]))
     if wanted.size == 0 or not enough or held.shape[1] < 1:
         return None
-    damping = DAMPING if fit.rows >= PLENTY * wanted.shape[2] else STRONG_DAMPING
-    moments, rows = fit.covariance(part.groups), held[part.groups]
-    if not (np.isfinite(moments).all() and np.isfinite(rows).all()):
+    if not (np.isfinite(rows).all() and np.isfinite(held).all()):
         return None
-    start, steps = part.take(nearest).astype(np.float32), part.take(scales)
-    bounds = _Bounds(limits) if pairs is None else _Bounds.of(pairs, limits, start)
-    found = _round(wanted, bounds, _damped(moments, damping))
-    if _error(found - wanted, steps, rows) >= _error(start - wanted, steps, rows):
+    start = part.take(nearest)
+    found = _round(wanted, start, limits, _centred(rows), pairs)
+    judges = _centred(part.of_groups(held))
+    if _error(found - wanted, scales, judges) >= _error(start - wanted, scales, judges):
         return None
-    return part.put(nearest, found.astype(np.float64))
+    return part.put(nearest, found)
 
 
 @dataclass(frozen=True)
@@ -153,28 +113,34 @@ class _Part:
         groups = np.asarray(inexact.any(axis=1))
         return cls(groups, inexact[0] if len(inexact) == 1 else None)
 
-    def take(self, array: Float64) -> Float64:
-        """The part of an array [groups, outputs, ...]."""
-        part = np.asarray(array[self.groups])
-        return part if self.outputs is None else np.asarray(part[:, self.outputs])
+    def of_groups(self, array: Float32) -> Float32:
+        """The chosen groups of an array [groups, ...]."""
+        return array if self.groups.all() else np.asarray(array[self.groups], np.float32)
 
-    def put(self, array: Float64, part: Float64) -> Float64:
+    def take(self, array: Float32) -> Float32:
+        """The part of an array [groups, outputs, ...]."""
+        part = self.of_groups(array)
+        if self.outputs is None or self.outputs.all():
+            return part
+        return np.asarray(part[:, self.outputs], np.float32)
+
+    def put(self, array: Float32, part: Float32) -> Float32:
         """``array`` with the part replaced."""
-        result = array.copy()
+        result: Float32 = array.copy()
         if self.outputs is None:
             result[self.groups] = part
         elif len(part):
             result[0, self.outputs] = part[0]
-        return np.asarray(result)
+        return result
 
 
 @dataclass(frozen=True)
 class _Bounds:
     """Between what a column's weights must lie, given the columns that are already rounded.
 
-    ``most`` [groups, inputs, outputs] are magnitudes (of a pair that passes its limit when rounded
-    to nearest, each keeps the share it has then); ``partners`` [groups, inputs] are the neighbours,
-    -1 where there is none, and ``limit`` what neighbours of one sign may sum to.
+    ``most`` [inputs, outputs] are magnitudes (of a pair that passes its limit when rounded to
+    nearest, each keeps the share it has then); ``partners`` [inputs] are the neighbours, -1 where
+    there is none, and ``limit`` what neighbours of one sign may sum to.
     """
 
     limits: tuple[int, int]
@@ -183,106 +149,167 @@ class _Bounds:
     limit: int = 0
 
     @classmethod
-    def of(cls, pairs: Pairs, limits: tuple[int, int], nearest: Float32) -> _Bounds:
-        """Those of ``pairs``; ``nearest`` [groups, outputs, inputs] keep them."""
-        groups, outputs, inputs = nearest.shape
-        most = np.full((groups, inputs, outputs), limits[1], np.float32)
-        for one, other in ((pairs.first, pairs.second), (pairs.second, pairs.first)):
-            a, b = nearest[:, :, one], nearest[:, :, other]
-            full = (a * b > 0) & (np.abs(a + b) == pairs.limit)
-            most[:, one] = np.where(full, np.abs(a), limits[1]).transpose(0, 2, 1)
-        partners = np.broadcast_to(pairs.partners(inputs), (groups, inputs))
-        return cls(limits, most, partners, pairs.limit)
+    def of(
+        cls, pairs: Pairs, limits: tuple[int, int], nearest: Float32, order: NDArray[np.intp]
+    ) -> _Bounds:
+        """Those of ``pairs`` for columns taken in ``order``; ``nearest`` [outputs, inputs]."""
+        nearest = np.ascontiguousarray(nearest.T)
+        most = np.full_like(nearest, limits[1])
+        a, b = nearest.take(pairs.first, axis=0), nearest.take(pairs.second, axis=0)
+        full = np.abs(a + b) == pairs.limit
+        most[pairs.first] = np.where(full, np.abs(a), limits[1])
+        most[pairs.second] = np.where(full, np.abs(b), limits[1])
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        partners = pairs.partners(len(order))[order]
+        partners = np.where(partners < 0, -1, place[partners])
+        return cls(limits, most.take(order, axis=0), partners, pairs.limit)
 
-    def ordered(self, order: NDArray[np.intp]) -> _Bounds:
-        """The same for columns taken in ``order`` [groups, inputs]."""
+    def keep(self, column: int, found: Float32, stored: Float32) -> None:
+        """Move a column's ``found`` [groups, outputs] into its bounds; later ones are ``stored``.
+
+        (``np.clip`` takes longer than everything else here.)
+        """
+        low, high = map(np.float32, self.limits)
         if self.most is None or self.partners is None:
-            return self
-        place = np.argsort(order, axis=1)
-        partners = np.take_along_axis(self.partners, order, axis=1)
-        moved = np.take_along_axis(place, np.maximum(partners, 0), axis=1)
-        return replace(
-            self,
-            most=np.take_along_axis(self.most, order[:, :, None], axis=1),
-            partners=np.where(partners < 0, -1, moved),
-        )
-
-    def at(self, column: int, stored: Float32) -> tuple[Any, Any]:
-        """The least and greatest whole numbers of a column; the later ones are ``stored``."""
-        if self.most is None or self.partners is None:
-            return self.limits
-        most, partners = self.most[:, column], self.partners[:, column]
-        known = partners > column
-        if not known.any():
-            return -most, most
-        other = stored[np.arange(len(stored)), np.where(known, partners, column)]
-        other = np.where(known[:, None], other, np.float32(0))
-        low = np.maximum(-most, -self.limit - np.minimum(other, 0))
-        return low, np.minimum(most, self.limit - np.maximum(other, 0))
+            np.minimum(np.maximum(found, low, out=found), high, out=found)
+            return
+        most, partner = self.most[column], int(self.partners[column])
+        np.minimum(np.maximum(found, -most, out=found), most, out=found)
+        if partner > column:
+            other, limit = stored[:, partner], np.float32(self.limit)
+            np.add(found, other, out=found)
+            np.minimum(np.maximum(found, -limit, out=found), limit, out=found)
+            np.subtract(found, other, out=found)
 
 
-def _error(difference: NDArray[Any], scales: Float64, rows: Float32) -> float:
-    """The power of what a ``difference`` of the weights, in steps, adds to the outputs.
-
-    A constant offset does not count, as it is the bias's business.
-    """
-    outputs = np.matmul(rows - rows.mean(axis=1, keepdims=True), difference.transpose(0, 2, 1))
-    powers = np.einsum("gro,gro->go", outputs, outputs, dtype=np.float64)
-    return float(np.sum(powers * scales**2))
+def _centred(rows: Float32) -> Float32:
+    """``rows`` without their mean: a constant offset of the output is the bias's business."""
+    return np.asarray(rows - rows.mean(axis=1, keepdims=True), np.float32)
 
 
-def _damped(moments: Float32, damping: float) -> Float32:
-    """``moments`` with the damping added to their diagonal, in place."""
-    diagonal = np.einsum("gii->gi", moments)
-    level = diagonal.mean(axis=1)
-    diagonal += damping * np.where(level > 0.0, level, 1.0)[:, None]
-    return moments
+def _error(difference: Float32, scales: Float32, rows: Float32) -> float:
+    """The power of what a ``difference`` of the weights, in steps, adds to the outputs."""
+    outputs = np.matmul(rows, difference.transpose(0, 2, 1))
+    powers = np.einsum("gro,gro->go", outputs, outputs)
+    return float(np.sum(powers * scales.astype(np.float64) ** 2))
 
 
-def _round(steps: Float32, bounds: _Bounds, moments: Float32) -> Float32:
+def _round(
+    steps: Float32, nearest: Float32, limits: tuple[int, int], rows: Float32, pairs: Pairs | None
+) -> Float32:
     """One column of weights, in steps, after the other, those of the greatest moment first.
 
-    With ``moments = U D U^T``, U unit upper triangular, the output error is the sum over columns of
-    ``D[k] (e @ U)[k]^2``, e the errors of the weights: so the error that the earlier columns leave
-    in column k is added to it before it is rounded (the form of Chee et al. 2023, QuIP,
-    arXiv:2307.13304, theorem 6: it equals GPTQ without an inverse).
+    With second moments ``U D U^T``, U unit upper triangular, the output error is the sum over
+    columns of ``D[k] (e @ U)[k]^2``, e the errors of the weights: so the error that the earlier
+    columns leave in column k is added to it before it is rounded (the form of Chee et al. 2023,
+    QuIP, arXiv:2307.13304, theorem 6: it equals GPTQ without an inverse).
     """
+    powers = np.einsum("gri,gri->gi", rows, rows)
     # Last is first: the factor is a lower triangle, and its last row belongs to the first column.
-    order = np.argsort(np.diagonal(moments, axis1=1, axis2=2), axis=1, kind="stable")
+    order = np.argsort(powers, axis=1, kind="stable")
+    share = DAMPING if rows.shape[1] >= PLENTY * rows.shape[2] else STRONG_DAMPING
+    level = powers.mean(axis=1)
+    damping = np.float32(share) * np.where(level > 0, level, np.float32(1))
+    if pairs is None and rows.shape[1] > FEW * rows.shape[2]:
+        return _round_ordered(steps, order, _Bounds(limits), rows, damping)
+    found = np.empty_like(steps)
+    for group in range(len(steps)):
+        one, bounds = slice(group, group + 1), _Bounds(limits)
+        if pairs is not None:
+            bounds = _Bounds.of(pairs, limits, nearest[group], order[group])
+        found[one] = _round_ordered(steps[one], order[one], bounds, rows[one], damping[one])
+    return found
+
+
+def _round_ordered(
+    steps: Float32, order: NDArray[np.intp], bounds: _Bounds, rows: Float32, damping: Float32
+) -> Float32:
+    """The same with the ``order`` [groups, inputs] of columns, bounds and ``damping`` known."""
     # Column k of the weights is a row here, so that what belongs together lies together.
-    columns = np.take_along_axis(steps.transpose(0, 2, 1), order[:, :, None], axis=1)
-    factor = _cholesky(_ordered(moments, order))
-    factor /= np.einsum("gii->gi", factor)[:, None, :]
-    stored = _round_backwards(columns, bounds.ordered(order), factor)
-    result = np.empty_like(columns)
-    np.put_along_axis(result, order[:, :, None], stored, axis=1)
-    return np.ascontiguousarray(result.transpose(0, 2, 1))
+    columns = np.ascontiguousarray(_taken(steps, order).transpose(0, 2, 1))
+    rows = _taken(rows, order)
+    rounding = _Rounding(columns, columns.copy(), np.empty_like(columns), bounds)
+    if rows.shape[1] > FEW * rows.shape[2]:
+        rounding.by_moments(rows, damping)
+    else:
+        rounding.by_rows(rows[0], damping[0])
+    return _taken(np.ascontiguousarray(rounding.stored.transpose(0, 2, 1)), np.argsort(order))
 
 
-def _ordered(moments: Float32, order: NDArray[np.intp]) -> Float32:
-    """``moments`` with their rows and columns in ``order`` [groups, inputs]."""
-    if len(moments) == 1:  # the index arrays of the general form would be twice the matrix
-        return np.asarray(moments[0].take(order[0], axis=0).take(order[0], axis=1)[None])
-    rows = np.take_along_axis(moments, order[:, :, None], axis=1)
-    return np.take_along_axis(rows, order[:, None, :], axis=2)
+def _taken(array: Float32, order: NDArray[np.intp]) -> Float32:
+    """``array`` [groups, any, inputs] in ``order`` [groups, inputs]."""
+    if len(array) == 1:
+        return np.asarray(array[0].take(order[0], axis=1)[None], np.float32)
+    return np.stack([part.take(places, axis=1) for part, places in zip(array, order, strict=True)])
 
 
-def _round_backwards(columns: Float32, bounds: _Bounds, factor: Float32) -> Float32:
-    """``columns`` [groups, inputs, outputs], the last first; ``factor`` is U^T, lower, unit."""
-    stored, errors = np.empty_like(columns), np.empty_like(columns)
-    inputs = columns.shape[1]
-    for begin in reversed(range(0, inputs, BLOCK)):
-        end = min(begin + BLOCK, inputs)
-        left = np.matmul(factor[:, end:, begin:end].transpose(0, 2, 1), errors[:, end:])
-        wanted = columns[:, begin:end] + left
-        for column in reversed(range(begin, end)):
-            found = np.rint(wanted[:, column - begin])
-            np.clip(found, *bounds.at(column, stored), out=found)
-            stored[:, column] = found
-            errors[:, column] = columns[:, column] - found
-            row = factor[:, column, begin:column, None]
-            wanted[:, : column - begin] += row * errors[:, column, None, :]
-    return stored
+@dataclass(frozen=True)
+class _Rounding:
+    """Columns [groups, inputs, outputs], the last rounded first.
+
+    ``wanted`` begins as the ``columns`` and hears of the errors of later columns; where a column
+    has been rounded it holds the column's own error, real minus ``stored``.
+    """
+
+    columns: Float32
+    wanted: Float32
+    stored: Float32
+    bounds: _Bounds
+
+    def by_moments(self, rows: Float32, damping: Float32) -> None:
+        """Round by the second moments of ``rows`` [groups, rows, inputs]."""
+        moments = np.matmul(rows.transpose(0, 2, 1), rows)
+        np.einsum("gii->gi", moments)[...] += damping[:, None]
+        factor = _cholesky(moments)
+        factor /= np.einsum("gii->gi", factor)[:, None, :]
+        self._descend(factor, 0, 0, self.columns.shape[1])
+
+    def by_rows(self, rows: Float32, damping: float) -> None:
+        """The same for fewer ``rows`` [rows, inputs] than inputs, without their moments.
+
+        Of U all that is needed is ``U[k, j] = v[k] @ x[j]`` for j > k, where x are the columns of
+        ``rows`` and ``v[k]`` is ``(damping I + sum over i <= k of x[i] x[i]^T)^-1 x[k]`` (the
+        matrix inversion lemma), which is what recursive least squares finds, panel by panel.
+        """
+        inputs = rows.shape[1]
+        gains, inverse = np.empty_like(rows), np.eye(len(rows), dtype=np.float32) / damping
+        panels = [(begin, min(begin + PANEL, inputs)) for begin in range(0, inputs, PANEL)]
+        for begin, end in panels:
+            x = rows[:, begin:end]
+            moved = inverse @ x
+            lower = np.linalg.cholesky(np.eye(end - begin) + x.T @ moved)
+            moved = moved @ np.linalg.inv(lower).T.astype(np.float32)
+            gains[:, begin:end] = moved / np.diagonal(lower).astype(np.float32)
+            inverse -= moved @ moved.T
+        outputs = np.zeros((len(rows), self.columns.shape[2]), np.float32)
+        for begin, end in reversed(panels):
+            self.wanted[0, begin:end] += gains[:, begin:end].T @ outputs
+            inner = rows[:, begin:end].T @ gains[:, begin:end]
+            self._descend(inner[None], begin, begin, end)
+            outputs += rows[:, begin:end] @ self.wanted[0, begin:end]
+
+    def _descend(self, factor: Float32, origin: int, begin: int, end: int) -> None:
+        """Round columns ``begin`` to ``end``; ``factor`` is U^T from column ``origin`` on."""
+        if end - begin <= BLOCK:
+            for column in reversed(range(begin, end)):
+                self._column(factor[:, column - origin, begin - origin : column - origin], column)
+            return
+        middle = (begin + end) // 2
+        self._descend(factor, origin, middle, end)
+        part = factor[:, middle - origin : end - origin, begin - origin : middle - origin]
+        self.wanted[:, begin:middle] += np.matmul(
+            part.transpose(0, 2, 1), self.wanted[:, middle:end]
+        )
+        self._descend(factor, origin, begin, middle)
+
+    def _column(self, row: Float32, column: int) -> None:
+        """Round one column; ``row`` [groups, columns] says what those just before it hear."""
+        stored = self.stored[:, column]
+        np.rint(self.wanted[:, column], out=stored)
+        self.bounds.keep(column, stored, self.stored)
+        error = np.subtract(self.columns[:, column], stored, out=self.wanted[:, column])
+        self.wanted[:, column - row.shape[1] : column] += row[:, :, None] * error[:, None, :]
 
 
 def _cholesky(matrices: Float32) -> Float32:

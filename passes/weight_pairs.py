@@ -31,6 +31,9 @@ MOST_SPREAD = 28.0
 MANY_INPUTS = 64
 """With fewer inputs there are too few groups to find partners among."""
 
+CACHED = 1 << 19
+"""Weights that are looked at together while they lie in a cache."""
+
 FEW_CHANNELS = 8
 """Convolutions over fewer channels multiply their taps side by side."""
 
@@ -78,24 +81,24 @@ class Pairs:
 
     def broken(self, stored: Floats) -> NDArray[np.bool_]:
         """Which pairs of whole numbers [..., inputs] pass the limit: [..., pairs]."""
-        a, b = stored[..., self.first], stored[..., self.second]
-        return np.asarray((a * b > 0) & (np.abs(a + b) > self.limit))
+        a, b = stored.take(self.first, axis=-1), stored.take(self.second, axis=-1)
+        return np.asarray(np.abs(a + b) > self.limit)
 
     def nearest(self, steps: Floats, most: int) -> Floats:
         """``steps`` [..., inputs] rounded to whole numbers within ``most`` that keep the limit."""
-        stored = np.clip(np.rint(steps), -most, most)
-        broken = self.broken(stored)
-        if not broken.any():
-            return stored
-        x, y = steps[..., self.first][broken], steps[..., self.second][broken]
+        rows = np.clip(np.rint(steps), -most, most)
+        stored, real = rows.reshape(-1, rows.shape[-1]), steps.reshape(-1, rows.shape[-1])
+        at, pair = _places(self.broken(stored))
+        first, second = self.first[pair], self.second[pair]
+        stored[at, first], stored[at, second] = self._moved(real[at, first], real[at, second], most)
+        return rows
+
+    def _moved(self, x: Floats, y: Floats, most: int) -> tuple[Floats, Floats]:
+        """What pairs that pass the limit become: whole numbers that keep it."""
         # The least change of both, in squares, takes half of what is too much off each.
         share = np.rint((np.abs(x) - np.abs(y) + self.limit) / 2)
         share = np.clip(share, self.limit - most, most)
-        for places, size in ((self.first, share), (self.second, self.limit - share)):
-            part = stored[..., places]
-            part[broken] = np.sign(part[broken]) * size
-            stored[..., places] = part
-        return stored
+        return np.sign(x) * share, np.sign(y) * (self.limit - share)
 
     def growth(self, steps: Floats, most: int) -> Floats:
         """What to multiply the scale of each channel of ``steps`` [..., inputs] with: [...].
@@ -103,23 +106,60 @@ class Pairs:
         At least what keeps the spread; of that times the factors of :data:`GROWTHS` the one with
         the least squared error where pairs would pass the limit.
         """
-        found = _spread_growth(steps)
-        steps = steps / found[..., None]
-        channels = self.broken(np.clip(np.rint(steps), -most, most)).any(axis=-1)
-        rows = steps[channels]
-        if not len(rows):
-            return found
-        errors = [
-            np.square(self.nearest(rows / factor, most) * factor - rows).sum(axis=-1)
-            for factor in map(np.float32, GROWTHS)
+        rows = steps.reshape(-1, steps.shape[-1])
+        height = max(1, CACHED // rows.shape[1])
+        found = [
+            self._growth(rows[begin : begin + height], most)
+            for begin in range(0, len(rows), height)
         ]
-        found[channels] *= np.asarray(GROWTHS, np.float32)[np.argmin(errors, axis=0)]
+        return np.concatenate(found).reshape(steps.shape[:-1])
+
+    def _growth(self, rows: Floats, most: int) -> Floats:
+        """That of a few channels [channels, inputs]."""
+        found = _spread_growth(rows)
+        rows = rows / found[:, None]
+        broken = self.broken(np.clip(np.rint(rows), -most, most))
+        channels = broken.any(axis=1)
+        if channels.any():
+            found[channels] *= self._factors(rows[channels], broken[channels], most)
         return found
 
+    def _factors(self, rows: Floats, broken: NDArray[np.bool_], most: int) -> Floats:
+        """The factor with the least squared error for each of ``rows``, which have broken pairs."""
+        channels, places = _places(broken)
+        # Other pairs keep the limit: a factor above 1 only makes them smaller.
+        x, y = rows[channels, self.first[places]], rows[channels, self.second[places]]
+        best, least = np.ones(len(rows), np.float32), np.full(len(rows), np.inf)
+        for factor in map(np.float32, GROWTHS):
+            errors = _squares(rows, factor, most).sum(axis=1).astype(np.float64)
+            if (errors >= least).all():
+                break  # larger steps only round worse
+            a, b = x / factor, y / factor
+            total = np.clip(np.rint(a), -most, most) + np.clip(np.rint(b), -most, most)
+            over = np.abs(total) > self.limit
+            channels, x, y, a, b = channels[over], x[over], y[over], a[over], b[over]
+            p, q = self._moved(a, b, most)
+            added = np.square(p * factor - x) - _squares(x, factor, most)
+            added += np.square(q * factor - y) - _squares(y, factor, most)
+            errors += np.bincount(channels, added, len(rows))
+            better = errors < least
+            best[better], least[better] = factor, errors[better]
+        return best
 
-def _spread_growth(steps: Floats) -> Floats:
-    """What brings each channel of ``steps`` [..., inputs] within the spread: [...], at least 1."""
-    if steps.shape[-1] < MANY_INPUTS:
-        return np.ones(steps.shape[:-1], np.float32)
-    spread = np.sqrt(np.square(steps, dtype=np.float64).mean(axis=-1))
-    return np.maximum(1, spread / MOST_SPREAD).astype(np.float32)
+
+def _spread_growth(rows: Floats) -> Floats:
+    """What brings each of ``rows`` [channels, inputs] within the spread: at least 1."""
+    if rows.shape[1] < MANY_INPUTS:
+        return np.ones(len(rows), np.float32)
+    spread = np.sqrt(np.square(rows).mean(axis=1))
+    return np.asarray(np.maximum(np.float32(1), spread / np.float32(MOST_SPREAD)))
+
+
+def _places(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of what is True: ``np.nonzero``, which is slow for two dimensions."""
+    return np.divmod(np.flatnonzero(mask), max(mask.shape[1], 1))
+
+
+def _squares(steps: Floats, factor: np.float32, most: int) -> Floats:
+    """The squared error of each of ``steps`` rounded at a scale ``factor`` times as large."""
+    return np.square(np.clip(np.rint(steps / factor), -most, most) * factor - steps)

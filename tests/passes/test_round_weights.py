@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from qcc.ir.builder import GraphBuilder
 from qcc.ir.core import Array, Graph, Node
 from qcc.ir.types import float32
-from qcc.passes.operand_rows import Float64, linear_form
+from qcc.passes import round_weights
+from qcc.passes.operand_rows import Float32, linear_form
 from qcc.passes.quantize_weights import quantize_weight
-from qcc.passes.round_weights import Moments, round_by_moments
+from qcc.passes.round_weights import round_by_rows, rows_worth
+from qcc.passes.weight_pairs import Pairs
 from qcc.pipeline import convert, prepare
 from qcc.quant.observers import PerChannelMinMaxObserver
 from qcc.ref.evaluate import evaluate
@@ -57,6 +59,13 @@ def test_rows_times_matrices_is_the_conv(attributes: dict[str, Any]) -> None:
     np.testing.assert_allclose(np.concatenate(list(found), axis=1), places, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(form.weight(form.matrices(weight)), weight)
     assert form.rows(x, 5, np.random.default_rng(0)).shape[1] == 5
+    sums, count = form.sum_of_rows(x)
+    assert count == rows.shape[1]
+    np.testing.assert_allclose(sums, rows.sum(axis=1), rtol=1e-4, atol=1e-4)
+    stored = np.arange(x.size, dtype=np.uint8).reshape(x.shape)
+    shifted = form.rows(stored, 10**6, np.random.default_rng(0), 7).astype(np.float32) - 7
+    real = form.rows(stored.astype(np.float32) - 7, 10**6, np.random.default_rng(0))
+    np.testing.assert_array_equal(shifted, real)
 
 
 @pytest.mark.parametrize(("op", "kind"), [("MatMul", {}), ("Gemm", {}), ("Gemm", {"transB": 1})])
@@ -74,6 +83,9 @@ def test_rows_of_matrix_products(op: str, kind: dict[str, int]) -> None:
     found = form.rows(feed, 100, random)[0] @ form.matrices(weight)[0].T
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(form.weight(form.matrices(weight)), weight)
+    sums, count = form.sum_of_rows(feed)
+    assert count == 7
+    np.testing.assert_allclose(sums[0], feed.sum(axis=0), rtol=1e-5, atol=1e-5)
 
 
 def correlated(random: np.random.Generator, rows: int, inputs: int) -> Array:
@@ -82,13 +94,7 @@ def correlated(random: np.random.Generator, rows: int, inputs: int) -> Array:
     return (mixed + 0.05 * random.normal(size=(rows, inputs)) + 3.0).astype(np.float32)
 
 
-def moments(rows: Array) -> Moments:
-    found = Moments.empty(1, rows.shape[-1])
-    found.add(rows[None])
-    return found.flush()
-
-
-def output_error(stored: Float64, steps: Float64, weight: Float64, rows: Array) -> float:
+def output_error(stored: Float32, steps: Float32, weight: Float32, rows: Array) -> float:
     error = rows @ (stored * steps[..., None] - weight)[0].T
     return float(((error - error.mean(axis=0)) ** 2).mean())
 
@@ -100,10 +106,10 @@ def test_the_output_error_shrinks_and_weights_stay_in_range(
 ) -> None:
     random = np.random.default_rng(seed)
     mixed = correlated(random, 4000, inputs)
-    weight = random.normal(size=(1, outputs, inputs))
-    steps = np.asarray(np.abs(weight).max(axis=2) / 127, np.float64)
+    weight = random.normal(size=(1, outputs, inputs)).astype(np.float32)
+    steps = np.asarray(np.abs(weight).max(axis=2) / 127, np.float32)
     nearest = np.clip(np.rint(weight / steps[..., None]), *LIMITS)
-    stored = round_by_moments(weight, steps, LIMITS, moments(mixed[:2000]), mixed[None, 2000:3000])
+    stored = round_by_rows(weight, steps, LIMITS, mixed[None, :2000], mixed[None, 2000:3000])
     if stored is None:
         return
     assert np.array_equal(stored, np.rint(stored))
@@ -117,9 +123,9 @@ def test_the_output_error_shrinks_and_weights_stay_in_range(
 def test_correlated_operands_gain_much() -> None:
     random = np.random.default_rng(1)
     mixed = correlated(random, 4000, 64)
-    weight = random.normal(size=(1, 16, 64))
-    steps = np.asarray(np.abs(weight).max(axis=2) / 127, np.float64)
-    stored = round_by_moments(weight, steps, LIMITS, moments(mixed[:2000]), mixed[None, 2000:3000])
+    weight = random.normal(size=(1, 16, 64)).astype(np.float32)
+    steps = np.asarray(np.abs(weight).max(axis=2) / 127, np.float32)
+    stored = round_by_rows(weight, steps, LIMITS, mixed[None, :2000], mixed[None, 2000:3000])
     assert stored is not None
     nearest = np.rint(weight / steps[..., None])
     fresh = mixed[3000:]
@@ -132,11 +138,9 @@ def test_many_inputs_of_several_groups_gain_as_much() -> None:
     random = np.random.default_rng(6)
     parts = [correlated(random, 3000, 300) for _ in range(2)]
     rows = np.stack(parts)
-    weight = random.normal(size=(2, 5, 300))
-    steps = np.asarray(np.abs(weight).max(axis=2) / 127, np.float64)
-    fit = Moments.empty(2, 300)
-    fit.add(rows[:, :2000])
-    stored = round_by_moments(weight, steps, LIMITS, fit.flush(), rows[:, 2000:2500])
+    weight = random.normal(size=(2, 5, 300)).astype(np.float32)
+    steps = np.asarray(np.abs(weight).max(axis=2) / 127, np.float32)
+    stored = round_by_rows(weight, steps, LIMITS, rows[:, :2000], rows[:, 2000:2500])
     assert stored is not None
     nearest = np.rint(weight / steps[..., None])
     for group, fresh in enumerate(parts):
@@ -146,14 +150,47 @@ def test_many_inputs_of_several_groups_gain_as_much() -> None:
         assert found < 0.3 * least
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.integers(20, 200), st.integers(1, 3), st.booleans())
+def test_few_rows_give_what_their_moments_give(
+    seed: int, inputs: int, groups: int, limited: bool
+) -> None:
+    """Two ways of computing the same: but for ties in float32, all weights are equal."""
+    random = np.random.default_rng(seed)
+    rows = np.stack([correlated(random, inputs // 2 + 40, inputs) for _ in range(groups)])
+    fit, held = rows[:, : inputs // 2], rows[:, inputs // 2 :]
+    weight = random.normal(size=(groups, 7, inputs)).astype(np.float32)
+    steps = np.asarray(np.abs(weight).max(axis=2) / 127, np.float32)
+    pairs = Pairs(np.arange(0, inputs - 1, 2), np.arange(1, inputs, 2), 128) if limited else None
+
+    def rounded(few: float) -> Float32 | None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(round_weights, "FEW", few)
+            return round_by_rows(weight, steps, LIMITS, fit, held, pairs)
+
+    by_rows, by_moments = rounded(1e9), rounded(0)
+    assert (by_rows is None) == (by_moments is None)
+    if by_rows is not None and by_moments is not None:
+        assert (by_rows != by_moments).mean() < 0.02
+
+
+def test_wide_operands_ask_for_fewer_rows() -> None:
+    assert rows_worth(1, 9) == rows_worth(1, 512) == round_weights.MOST_ROWS
+    wide = [rows_worth(1, inputs) / inputs for inputs in (1024, 2048, 4096)]
+    assert wide == sorted(wide, reverse=True)
+    assert wide[-1] > 0.5
+    for groups, inputs in ((2048, 9), (1, 100_000), (64, 4608)):
+        assert rows_worth(groups, inputs) * groups * inputs <= round_weights.MOST_ELEMENTS
+
+
 def test_what_is_stored_exactly_is_left_alone() -> None:
     random = np.random.default_rng(2)
     mixed = correlated(random, 400, 8)
-    steps = np.full((1, 3), 0.25)
-    weight = np.asarray(random.integers(-127, 128, (1, 3, 8)) * 0.25, np.float64)
-    assert round_by_moments(weight, steps, LIMITS, moments(mixed), mixed[None]) is None
+    steps = np.full((1, 3), 0.25, np.float32)
+    weight = np.asarray(random.integers(-127, 128, (1, 3, 8)) * 0.25, np.float32)
+    assert round_by_rows(weight, steps, LIMITS, mixed[None], mixed[None]) is None
     weight[0, 1, 2] += 0.1
-    stored = round_by_moments(weight, steps, LIMITS, moments(mixed), mixed[None])
+    stored = round_by_rows(weight, steps, LIMITS, mixed[None], mixed[None])
     if stored is not None:
         np.testing.assert_array_equal(stored[0, [0, 2]] * 0.25, weight[0, [0, 2]])
 

@@ -75,6 +75,10 @@ class Spill:
             view = view[self._file.readinto(view) :]
         return data
 
+    def shape(self, name: str, sample: int) -> tuple[int, ...]:
+        """That of what was stored; raises KeyError."""
+        return self._extents[name, sample].shape
+
     def drop(self, name: str) -> None:
         """Forget every sample of a name."""
         for key in [key for key in self._extents if key[0] == name]:
