@@ -287,28 +287,8 @@ def unpack(k: LoopBuilder, a: Value, b: Value, *, high: bool) -> Value:
     return k.shuffle(a, b, order)
 
 
-def byte_lookup(k: LoopBuilder, isa: InstructionSet, table: Value, index: Value) -> Value:
-    """``table[index]`` of every byte; ``table`` points at 256 bytes, 16-byte aligned.
-
-    The table is looked up in parts, each of which gives 0 where the index is in another part.
-    """
-    if isa.architecture == "aarch64":
-        return _lookup_by_64(k, isa, table, index)
-    lanes = index.type.count // 16
-    result = constant(index.type, 0)
-    name = f"llvm.uadd.sat.v{index.type.count}i8"
-    add = _declare(k, name, index.type, [index.type, index.type])
-    for part in range(16):
-        entries = k.load(vector(I8, 16), table, 16 * part, align=16)
-        entries = k.shuffle(entries, None, [i for _ in range(lanes) for i in range(16)])
-        flipped = k.ir.xor(index, constant(index.type, part * 16))
-        # Adding 0x70 with saturation sets bit 7 of every index with another high nibble.
-        guarded = k.ir.call(add, [flipped, constant(index.type, 0x70)])
-        result = k.ir.or_(result, call(k, isa, "lookup_16", entries, guarded))
-    return result
-
-
-def _lookup_by_64(k: LoopBuilder, isa: InstructionSet, table: Value, index: Value) -> Value:
+def lookup_by_64(k: LoopBuilder, isa: InstructionSet, table: Value, index: Value) -> Value:
+    """``table[index]`` of every byte on AArch64, which looks up 64 entries at a time."""
     result = constant(index.type, 0)
     for part in range(4):
         entries = [k.load(index.type, table, 64 * part + 16 * i, align=16) for i in range(4)]

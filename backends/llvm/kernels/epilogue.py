@@ -29,6 +29,7 @@ from qcc.backends.llvm.builder import (
 )
 from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels.activation import ActivationLayout
+from qcc.backends.llvm.kernels.byte_table import lookup, packed_table
 from qcc.errors import ConfigError
 
 FLOAT_BOUND = 2.0**30
@@ -147,7 +148,7 @@ class ParameterBlock:
             entries = np.asarray(table)
             if entries.shape != (256,):
                 raise ConfigError("The table of a fused function must have 256 entries.")
-            parts.append(entries.astype(np.uint8))
+            parts.append(packed_table(self.isa, entries.astype(np.uint8)))
         return np.concatenate([part.view(np.uint8) for part in parts])
 
 
@@ -268,7 +269,7 @@ class EpilogueWriter:
         if not self.epilogue.table:
             return octets
         table = k.at(self.parameters, self.block.scalar_offset(5))
-        return primitives.byte_lookup(k, isa, table, octets)
+        return lookup(k, isa, table, [octets])[0]
 
     def _permuted(self, octets: Value, order: list[int]) -> Value:
         if order == list(range(len(order))):

@@ -27,6 +27,7 @@ from qcc.backends.llvm.isa import (
 )
 from qcc.backends.llvm.kernels import Kernel
 from qcc.backends.llvm.kernels.activation import ActivationLayout
+from qcc.backends.llvm.kernels.byte_table import lookup, packed_table
 from qcc.backends.llvm.kernels.conv import ConvKernel
 from qcc.backends.llvm.kernels.halo import FillHaloKernel
 from qcc.backends.llvm.schedule import GemmShape, Inner, candidates, gemm_schedule, split_rows
@@ -134,12 +135,12 @@ def test_byte_lookup_on_every_row(name: str) -> None:
 
     def body(i: Value) -> None:
         value = k.load(vector(I8, size), k.operand("index"), i)
-        found = primitives.byte_lookup(k, isa, k.operand("table"), value)
+        (found,) = lookup(k, isa, k.operand("table"), [value])
         k.store(found, k.operand("out"), i)
 
     k.loop(0, 256, body, step=size)
     out = aligned(np.zeros(256, np.uint8))
-    call(isa, k.finish(), aligned(table), aligned(index), out)
+    call(isa, k.finish(), aligned(packed_table(isa, table)), aligned(index), out)
     np.testing.assert_array_equal(out, table)
 
 
