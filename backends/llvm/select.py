@@ -92,6 +92,7 @@ SELECTORS: dict[str, Selector] = {
     "ReduceL2": select_float_reduction,
     "MatMul": select_float_matmul,
     "ArgMax": select_arg_max,
+    "Exp": select_float_unary,
     "LSTM": select_recurrent,
     "GRU": select_recurrent,
 }

@@ -1,10 +1,10 @@
 """Float32 ops that native code computes itself, with their numpy reference.
 
 Softmax and Sigmoid are contract 11, LayerNormalization is contract 12, MatMul contract 13, the
-reductions contract 14, Tanh and Gelu contract 15, LSTM and GRU contracts 17 and 18, ArgMax 19: native code
-gives the bytes of :mod:`qcc.numerics`, and onnxruntime differs in the last places.  Gather moves
-values.  All others are a single IEEE operation an element, so numpy, onnxruntime and native code
-agree bit for bit (NaN payloads excepted).
+reductions contract 14, Tanh and Gelu contract 15, LSTM and GRU contracts 17 and 18, ArgMax 19, Exp
+20: native code gives the bytes of :mod:`qcc.numerics` and its neighbours here, and onnxruntime
+differs in the last places.  Gather moves values.  All others are single IEEE operations, one after
+the other, so numpy, onnxruntime and native code agree bit for bit (NaN payloads excepted).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from qcc.ir.core import Array, Node, Value, constant_array
 from qcc.ir.ops import attribute
 from qcc.numerics import larger, smaller
 from qcc.ref.arg_max import evaluate_arg_max, is_arg_max
+from qcc.ref.exp import exp
 from qcc.ref.recurrent import RECURRENT, evaluate_recurrent, is_known_recurrence, recurrence_of
 
 NativeFloat = Callable[[Node, Sequence["Array | None"]], "Array | tuple[Array, ...]"]
@@ -204,6 +205,7 @@ NATIVE_FLOAT_OPS: dict[str, NativeFloat] = {
     "Gather": _gather,
     "MatMul": lambda node, arrays: numerics.matmul(arrays[0], arrays[1]),
     "ArgMax": evaluate_arg_max,
+    "Exp": lambda node, arrays: exp(arrays[0]),
     "LSTM": evaluate_recurrent,
     "GRU": evaluate_recurrent,
 }

@@ -13,7 +13,7 @@ import numpy as np
 
 from qcc import numerics
 from qcc.backends.llvm.builder import LoopBuilder, Value, constant
-from qcc.backends.llvm.kernels.exponential import nan_where_unordered, sigmoid
+from qcc.backends.llvm.kernels.exponential import exp, nan_where_unordered, sigmoid
 
 
 def _polynomial(k: LoopBuilder, t: Value, coefficients: Sequence[np.float32]) -> Value:
@@ -112,6 +112,7 @@ _CURVES: dict[str, Callable[..., Value]] = {
     "gelu": gelu,
     "gelu_tanh": gelu_tanh,
     "silu": silu,
+    "exp": exp,
     "hard_sigmoid": hard_sigmoid,
     "hard_swish": hard_swish,
     "leaky_relu": leaky_relu,

@@ -36,6 +36,7 @@ UnaryOp = Literal[
     "gelu",
     "gelu_tanh",
     "silu",
+    "exp",
     "hard_sigmoid",
     "hard_swish",
     "leaky_relu",

@@ -1,4 +1,4 @@
-"""The float32 exponential of contract 11 on vectors, and the sigmoid made of it.
+"""The float32 exponentials of contracts 11 and 20 on vectors, and the sigmoid made of it.
 
 Operation for operation :func:`qcc.numerics.exponential`; nothing is fused, so that every
 instruction set gives the same bits.
@@ -12,6 +12,7 @@ import numpy as np
 
 from qcc import numerics
 from qcc.backends.llvm.builder import I32, LoopBuilder, Value, constant, vector
+from qcc.ref.exp import MOST
 
 _NAN_BITS = 0x7FC00000
 _SIGN_BIT = -(2**31)
@@ -24,6 +25,27 @@ def _like(value: Value, number: np.float32) -> Value:
 
 def exponential(k: LoopBuilder, d: Value) -> Value:
     """``exp(d)`` of a float32 vector of values that are at most 0, or NaN."""
+    p, exponent = _parts(k, d)
+    power = k.ir.bitcast(k.ir.shl(exponent, constant(exponent.type, _MANTISSA_BITS)), d.type)
+    return _unless_tiny(k, d, k.ir.fmul(p, power))
+
+
+def exp(k: LoopBuilder, x: Value) -> Value:
+    """``exp(x)`` of a float32 vector, as :func:`qcc.ref.exp.exp` has it."""
+    ir = k.ir
+    most = _like(x, MOST)
+    d = ir.select(ir.fcmp_ordered(">", x, most), most, x)
+    p, exponent = _parts(k, d)
+    # A power that float32 does not have is two times one that it has.
+    above = ir.fcmp_ordered(">", d, constant(d.type, 0.0))
+    exponent = ir.add(exponent, ir.sext(above, exponent.type))
+    power = ir.bitcast(ir.shl(exponent, constant(exponent.type, _MANTISSA_BITS)), d.type)
+    factor = ir.select(above, constant(d.type, 2.0), constant(d.type, 1.0))
+    return nan_where_unordered(k, x, _unless_tiny(k, d, ir.fmul(ir.fmul(p, power), factor)))
+
+
+def _parts(k: LoopBuilder, d: Value) -> tuple[Value, Value]:
+    """``exp(r)`` and the biased exponent of ``exp(n ln 2)``, where ``d = n ln 2 + r``."""
     ir = k.ir
     rounder = _like(d, numerics.EXP_ROUNDER)
     shifted = ir.fadd(ir.fmul(d, _like(d, numerics.LOG2_E)), rounder)
@@ -33,12 +55,13 @@ def exponential(k: LoopBuilder, d: Value) -> Value:
     p = _like(d, numerics.EXP_POLYNOMIAL[0])
     for coefficient in numerics.EXP_POLYNOMIAL[1:]:
         p = ir.fadd(ir.fmul(p, r), _like(d, coefficient))
-    words = vector(I32, d.type.count)
-    exponent = ir.shl(ir.bitcast(shifted, words), constant(words, _MANTISSA_BITS))
-    result = ir.fmul(p, ir.bitcast(exponent, d.type))
-    # False of NaN, which so stays.
-    vanishes = ir.fcmp_ordered("<", d, _like(d, numerics.EXP_LEAST))
-    return ir.select(vanishes, constant(d.type, 0.0), result)
+    return p, ir.bitcast(shifted, vector(I32, d.type.count))
+
+
+def _unless_tiny(k: LoopBuilder, d: Value, result: Value) -> Value:
+    """0 where ``d`` is too small; the compare is false of NaN, which so stays."""
+    vanishes = k.ir.fcmp_ordered("<", d, _like(d, numerics.EXP_LEAST))
+    return k.ir.select(vanishes, constant(d.type, 0.0), result)
 
 
 def sigmoid(k: LoopBuilder, x: Value) -> Value:

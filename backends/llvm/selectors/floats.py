@@ -48,6 +48,7 @@ _UNARY: dict[str, UnaryOp] = {
     "Sqrt": "sqrt",
     "Reciprocal": "reciprocal",
     "Tanh": "tanh",
+    "Exp": "exp",
     "HardSigmoid": "hard_sigmoid",
     "HardSwish": "hard_swish",
     "LeakyRelu": "leaky_relu",
