@@ -41,6 +41,8 @@ STORE_CYCLES = 2.5
 """What happens to an accumulator before and after the products."""
 BLOCK_BYTES = 64 * 1024
 """Activations of a block: with a panel of weights they fit the second-level cache."""
+CACHE_LINE = 64
+"""Bytes that memory is read in."""
 ENOUGH_ITEMS = 16
 """With so many blocks, threads are busy about equally long."""
 
@@ -52,16 +54,22 @@ _TILES: tuple[tuple[int, int], ...] = tuple(
 )
 
 
-def candidates(isa: InstructionSet, *, spread: bool) -> list[tuple[int, int]]:
+def candidates(isa: InstructionSet, *, depthwise: bool) -> list[tuple[int, int]]:
     """Tiles whose inner loop fits the registers.
 
-    ``spread``: activations are spread over a vector (otherwise they are memory operands).  Weights
-    that only one row needs are memory operands, too.
+    Activations are spread over a vector, and weights that only one row needs are memory operands.
+    In a depthwise convolution activations are memory operands, tiles are whole cache lines wide,
+    and half of the registers are left to what LLVM loads early.
     """
     found = []
     for rows, vectors in _TILES:
-        needed = vectors + 1 if rows > 1 and spread else vectors if rows > 1 else 1
-        if rows * vectors + needed <= isa.vector_registers:
+        if depthwise:
+            lines = vectors * isa.vector_bytes % CACHE_LINE == 0
+            fits = lines and rows * vectors <= isa.vector_registers // 2
+        else:
+            needed = vectors + 1 if rows > 1 else 1
+            fits = rows * vectors + needed <= isa.vector_registers
+        if fits:
             found.append((rows, vectors))
     return found
 
@@ -92,16 +100,19 @@ class Shape:
 @functools.cache
 def choose(isa: InstructionSet, shape: Shape) -> FloatSchedule:
     """The cheapest schedule."""
-    tiles = candidates(isa, spread=not shape.depthwise)
+    tiles = candidates(isa, depthwise=shape.depthwise)
     rows, vectors = min(tiles, key=lambda tile: (_cost(isa, shape, *tile), tile))
     count, height, taller = split_rows(shape.length, rows)
-    units, pixels = (
-        (count, height + bool(taller)) if shape.lines == 1 else (shape.lines, shape.length)
-    )
-    block = min(units, max(1, BLOCK_BYTES // (shape.pixel_bytes * pixels)))
+    single = shape.lines == 1
+    units, pixels = (count, height + bool(taller)) if single else (shape.lines, shape.length)
+    panels = -(-shape.columns // (vectors * isa.lanes))
+    if shape.depthwise:
+        # Every panel reads its own part of all lines, and all of it once.
+        block = -(-units // -(-ENOUGH_ITEMS // panels))
+    else:
+        block = min(units, max(1, BLOCK_BYTES // (shape.pixel_bytes * pixels)))
     items = -(-units // block) * shape.groups
-    columns = -(-shape.columns // (vectors * isa.lanes))
-    return FloatSchedule(rows, vectors, block, min(columns, -(-ENOUGH_ITEMS // items)))
+    return FloatSchedule(rows, vectors, block, min(panels, -(-ENOUGH_ITEMS // items)))
 
 
 def _cost(isa: InstructionSet, shape: Shape, rows: int, vectors: int) -> float:

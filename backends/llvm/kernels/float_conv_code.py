@@ -161,15 +161,19 @@ class FloatConvWriter:
             view = kernel.residual
             residual = self._pixel("residual", view, (1, 1), place, panel.channel)
         target = self._pixel("output", kernel.output, (1, 1), place, panel.channel)
+        if residual is not None:
+            sums = self._added(panel, sums, residual)
+        sums = [self._bounded(value) for value in sums]
         for i in range(height):
-            values: Sequence[Value] = sums[i * panel.vectors : (i + 1) * panel.vectors]
-            if residual is not None:
-                added = load_floats(
-                    k, self.isa, residual.first, i * residual.distance, panel.columns
-                )
-                values = [k.ir.fadd(a, b) for a, b in zip(values, added, strict=True)]
-            values = [self._bounded(value) for value in values]
-            store_floats(k, values, target.first, i * target.distance, panel.columns)
+            row = sums[i * panel.vectors : (i + 1) * panel.vectors]
+            store_floats(k, row, target.first, i * target.distance, panel.columns)
+
+    def _added(self, panel: _Panel, sums: Sequence[Value], residual: _Pixels) -> list[Value]:
+        """The sums of a tile with the residual of its pixels."""
+        k, added = self.k, []
+        for i in range(len(sums) // panel.vectors):
+            added += load_floats(k, self.isa, residual.first, i * residual.distance, panel.columns)
+        return [k.ir.fadd(a, b) for a, b in zip(sums, added, strict=True)]
 
     @property
     def _float(self) -> Any:

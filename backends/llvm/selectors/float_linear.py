@@ -60,7 +60,8 @@ def _reaches(source: Stored, halo: tuple[int, int, int, int]) -> bool:
 def select_float_product(planner: Planner, node: Node) -> None:
     """A product by constants: a pointwise convolution over the rows."""
     weight = np.asarray(node.operand(1).constant)
-    source, target = planner.source(node.operand(0)), planner.result(node.output)
+    source = planner.source(node.operand(0))
+    target = planner.result(node.output)
     depth, columns = weight.shape
     rows = int(np.prod(source.shape[:-1], dtype=np.int64))
     kernel = FloatConvKernel(

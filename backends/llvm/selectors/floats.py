@@ -93,12 +93,14 @@ def select_float_unary(planner: Planner, node: Node) -> None:
 
     A product with the operand that alone reads a Sigmoid of it becomes part of the function.
     """
-    gated = gated_operand(planner, node)
-    op = _unary_op(node) if gated is None else "silu"
+    product = _gating_product(planner, node)
+    op = _unary_op(node) if product is None else "silu"
+    if product is not None:
+        planner.fused.add(product)
     source = planner.source(node.operand(0))
-    target = planner.result(node.output if gated is None else gated.output)
+    target = planner.result(node.output if product is None else product.output)
     x, y = (_with_axes(view_of(stored)) for stored in (source, target))
-    kernel = FloatUnaryKernel(op, target.shape or (1,), x, y, numbers_of(node))
+    kernel = FloatUnaryKernel(op, target.shape or (1,), x, y, _numbers_of(node))
     packed: Packed = {}
     if node.op == "Clip":
         low, high = (_limit(node.input(i), d) for i, d in ((1, -np.inf), (2, np.inf)))
@@ -110,18 +112,16 @@ def _unary_op(node: Node) -> UnaryOp:
     return _GELUS[gelu_form(node)] if node.op == "Gelu" else _UNARY[node.op]
 
 
-def numbers_of(node: Node) -> tuple[float, ...]:
+def _numbers_of(node: Node) -> tuple[float, ...]:
     """The numbers of a unary function."""
     return tuple(float(attribute(node, name)) for name in _NUMBERS.get(node.op, ()))
 
 
-def gated_operand(planner: Planner, node: Node) -> Node | None:
-    """The Mul by its operand that alone reads a Sigmoid; it is fused."""
+def _gating_product(planner: Planner, node: Node) -> Node | None:
+    """The Mul by its operand that alone reads a Sigmoid."""
     product = planner.only_user(node.output, "Mul") if node.op == "Sigmoid" else None
-    if product is None or node.operand(0) not in product.inputs:
-        return None
-    planner.fused.add(product)
-    return product
+    fits = product is not None and node.operand(0) in product.inputs
+    return product if fits else None
 
 
 def select_float_softmax(planner: Planner, node: Node) -> None:

@@ -282,8 +282,8 @@ def test_the_inner_loop_holds_nothing_but_products() -> None:
 
 def test_tiles_fit_the_registers() -> None:
     for isa in INSTRUCTION_SETS.values():
-        for spread in (False, True):
-            for rows, vectors in candidates(isa, spread=spread):
+        for depthwise in (False, True):
+            for rows, vectors in candidates(isa, depthwise=depthwise):
                 assert rows * vectors < isa.vector_registers
 
 
