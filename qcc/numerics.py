@@ -92,8 +92,9 @@ def dequantize(q: Any, scale: Any, zero_point: Any, *, axis: int | None = None) 
     """Contract 1: ``float32(q - zero_point) * scale``."""
     q = np.asarray(q)
     s = per_axis(np.asarray(scale, F32), q.ndim, axis)
-    z = per_axis(np.asarray(zero_point, np.int64), q.ndim, axis)
-    result: FloatArray = (q.astype(np.int64) - z).astype(F32) * s
+    wide = np.int32 if q.dtype.itemsize <= 2 else np.int64  # both hold every difference
+    z = per_axis(np.asarray(zero_point, wide), q.ndim, axis)
+    result: FloatArray = (q.astype(wide) - z).astype(F32) * s
     return result
 
 

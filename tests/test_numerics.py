@@ -150,3 +150,13 @@ def test_matmul_adds_in_ascending_order() -> None:
     assert np.abs(found - a.astype(np.float64) @ b).max() < 64 * 2.0**-24 * 16
     wrong = numerics.matmul(np.array([[np.inf]], np.float32), np.zeros((1, 1), np.float32))
     assert wrong.view(np.uint32) == 0x7FC00000
+
+
+@pytest.mark.parametrize("storage", ["int8", "uint8", "int16", "uint16", "int32", "int4", "uint4"])
+def test_dequantize_takes_every_difference(storage: str) -> None:
+    low, high = numerics.STORAGE_RANGE[storage]
+    stored = np.asarray([low, low + 1, 0, high - 1, high], numerics.storage_dtype(storage))
+    for zero_point in (low, 0, high):
+        found = numerics.dequantize(stored, np.float32(0.5), zero_point)
+        wanted = (stored.astype(np.float64) - zero_point).astype(np.float32) * np.float32(0.5)
+        np.testing.assert_array_equal(found, wanted)

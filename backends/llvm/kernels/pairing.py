@@ -72,13 +72,18 @@ def _tournament(sums: Bytes) -> NDArray[np.int32]:
         others = (groups - 1 - ranks - turn) % groups
         once = ranks < others
         left, right = ranks[once], others[once]
-        tile, pair = np.nonzero(free[:, left] & free[:, right])
+        meet = np.flatnonzero(free.take(left, axis=1) & free.take(right, axis=1))
+        if not len(meet):
+            continue
+        tile, pair = np.divmod(meet, len(left))
         a, b = left[pair], right[pair]
         fits = (sums[tile, a] <= room[tile, b]).all(axis=-1)
         tile, a, b = tile[fits], a[fits], b[fits]
         free[tile, a] = free[tile, b] = False
         found[tile, order[tile, a]] = order[tile, b]
         found[tile, order[tile, b]] = order[tile, a]
+        if free.sum() < 2:
+            break
     return found
 
 
