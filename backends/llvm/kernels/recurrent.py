@@ -43,17 +43,24 @@ class RecurrentKernel:
     """All steps of an LSTM or GRU in all its directions.
 
     ``states`` says whether initial states are given (else they are 0), ``outputs`` which of ``y``,
-    ``h`` and ``c`` are wanted.  Operands: ``x`` [T, B, I], ``initial_h`` and ``initial_c``
-    [D, B, H], ``weights``, ``hidden`` and ``bias`` as :meth:`pack` lays them out,
-    ``output_scratch`` (:meth:`scratch_bytes`), ``output_y`` [T, D, B, H], ``output_h`` and
-    ``output_c`` [D, B, H].
+    ``h`` and ``c`` are wanted.  ``wanted`` are the first steps of each direction (in its own order
+    of time) that are computed; the rest of ``y`` is not written.  Empty: all.
+
+    Operands: ``x`` [T, B, I], ``initial_h`` and ``initial_c`` [D, B, H], ``weights``, ``hidden``
+    and ``bias`` as :meth:`pack` lays them out, ``output_scratch`` (:meth:`scratch_bytes`),
+    ``output_y`` [T, D, B, H], ``output_h`` and ``output_c`` [D, B, H].
     """
 
     sizes: Recurrence
     states: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ("y",)
+    wanted: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.wanted and len(self.wanted) != len(self.sizes.backward):
+            raise ConfigError("Every direction needs its number of steps.")
+        if self.wanted and self.outputs != ("y",):
+            raise ConfigError("The last states need all steps.")
         sizes = self.sizes
         if min(sizes.steps, sizes.batch, sizes.inputs, sizes.hidden) < 1:
             raise ConfigError(f"{sizes.kind} needs steps, a batch, inputs and hidden units.")
@@ -68,7 +75,8 @@ class RecurrentKernel:
         way = "bidirectional" if len(sizes.backward) > 1 else ""
         way = way or ("reverse" if sizes.backward[0] else "")
         stem = f"{sizes.kind.lower()}_{sizes.steps}x{sizes.batch}x{sizes.inputs}_{sizes.hidden}"
-        return f"{stem}_{way}" if way else stem
+        cut = "_".join(map(str, self.wanted))
+        return "_".join(part for part in (stem, way, cut) if part)
 
     @property
     def operands(self) -> tuple[str, ...]:
@@ -81,7 +89,7 @@ class RecurrentKernel:
     def macs(self) -> int:
         """Multiply-accumulates of one call."""
         sizes = self.sizes
-        rows = sizes.steps * sizes.batch * len(sizes.backward)
+        rows = sum(self.wanted or [sizes.steps] * len(sizes.backward)) * sizes.batch
         return rows * sizes.gates * sizes.hidden * (sizes.inputs + sizes.hidden)
 
     def scratch_bytes(self, isa: InstructionSet) -> int:
@@ -151,9 +159,10 @@ class _Writer:
         # Time runs from ``start`` in steps of 1 or -1.
         back: Index = d if len(sizes.backward) > 1 else int(sizes.backward[0])
         start, towards = k.mul(back, sizes.steps - 1), k.sub(1, k.mul(back, 2))
+        steps = self._steps(d)
 
         def chunk(first: Index) -> None:
-            last = k.minimum(k.add(first, plan.chunk), sizes.steps)
+            last = k.minimum(k.add(first, plan.chunk), steps)
             count = k.sub(last, first)
             edges = [k.add(start, k.mul(towards, i)) for i in (first, k.sub(last, 1))]
             earliest = k.minimum(*edges)
@@ -165,8 +174,16 @@ class _Writer:
 
             k.loop(first, last, step, name="step")
 
-        k.loop(0, sizes.steps, chunk, step=plan.chunk, name="chunk")
+        k.loop(0, steps, chunk, step=plan.chunk, name="chunk")
         self._end(d)
+
+    def _steps(self, d: Value) -> Index:
+        """The steps that direction ``d`` computes."""
+        k, wanted = self.k, self.kernel.wanted
+        if not wanted or len(set(wanted)) == 1:
+            return wanted[0] if wanted else self.sizes.steps
+        first, second = wanted
+        return k.add(first, k.mul(d, second - first))
 
     def _begin(self, d: Index) -> None:
         """The states before the first step."""

@@ -128,6 +128,30 @@ def test_long_sequences_are_computed_ahead_piece_by_piece(
     check(whole(sizes), "x86-avx2", numbers(sizes, 3))
 
 
+@pytest.mark.parametrize(("kind", "reset_after"), KINDS)
+@pytest.mark.parametrize("wanted", [(7, 1), (1, 7), (3, 5), (2, 2)])
+def test_steps_that_nobody_reads_are_left_out(
+    kind: str, reset_after: bool, wanted: tuple[int, int]
+) -> None:
+    sizes = Recurrence(kind, 7, 2, 5, 13, (False, True), reset_after)
+    given, form = numbers(sizes, 8), executable_form("x86-avx2")
+    kernel = RecurrentKernel(sizes, STATES[kind], ("y",), wanted)
+    operands: dict[str, Any] = {"x": bytes_of(given["x"])}
+    operands |= {f"initial_{name}": bytes_of(given[f"initial_{name}"]) for name in kernel.states}
+    packed = kernel.pack(form, **{name: given[name] for name in ("weights", "hidden", "bias")})
+    operands |= constants(packed) | {"output_scratch": blank(kernel.scratch_bytes(form))}
+    whole_y = expected(sizes, given)["y"]
+    operands["output_y"] = blank(whole_y.nbytes)
+    run(kernel, form, operands, 2)
+    found = operands["output_y"].view(np.float32).reshape(whole_y.shape)
+    untouched = blank(whole_y.nbytes).view(np.float32).reshape(whole_y.shape)
+    forward, back = wanted[0], 7 - wanted[1]
+    assert found[:forward, 0].tobytes() == whole_y[:forward, 0].tobytes()
+    assert found[back:, 1].tobytes() == whole_y[back:, 1].tobytes()
+    assert found[forward:, 0].tobytes() == untouched[forward:, 0].tobytes()
+    assert found[:back, 1].tobytes() == untouched[:back, 1].tobytes()
+
+
 def test_states_that_are_absent_are_zero() -> None:
     sizes = Recurrence("LSTM", 3, 2, 5, 9, (True,))
     given = numbers(sizes, 4)
@@ -176,6 +200,10 @@ def test_what_is_refused() -> None:
         RecurrentKernel(replace(sizes, steps=0))
     with pytest.raises(ConfigError, match="no such state"):
         RecurrentKernel(sizes, ("c",))
+    with pytest.raises(ConfigError, match="its number of steps"):
+        RecurrentKernel(sizes, (), ("y",), (1, 2))
+    with pytest.raises(ConfigError, match="all steps"):
+        RecurrentKernel(sizes, (), ("y", "h"), (1,))
 
 
 @pytest.mark.parametrize(("kind", "reset_after"), KINDS)
