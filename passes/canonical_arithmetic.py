@@ -11,7 +11,7 @@ from qcc.ir.core import Node, Value, constant_array
 from qcc.ir.ops import attribute
 from qcc.ir.rewrite import Rewriter
 from qcc.passes.canonical_movement import Rule
-from qcc.passes.constants import scalar, split_constant
+from qcc.passes.constants import integers, scalar, split_constant
 from qcc.passes.replacement import forward, supersede
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -129,6 +129,46 @@ def bias_of_matmul(node: Node, rewriter: Rewriter) -> bool:
     return True
 
 
+def before_squeeze(node: Node, rewriter: Rewriter) -> bool:
+    """``squeeze(conv(x)) + b`` is ``squeeze(conv(x) + b)`` where b has one number a channel.
+
+    So it can become the convolution's bias.  Unsqueeze and Mul alike; batch and channels must stay.
+    """
+    pair = split_constant(node)
+    if pair is None or not node.output.tensor.is_float:
+        return False
+    moved, constant = pair
+    mover, data = moved.producer, constant_array(constant)
+    if mover is None or mover.op not in ("Squeeze", "Unsqueeze") or len(moved.uses) != 1:
+        return False
+    conv, axes = mover.operand(0), integers(mover.input(1))
+    rank, shape = moved.tensor.rank, conv.tensor.shape
+    made_by_conv = conv.producer is not None and conv.producer.op == "Conv"
+    if not made_by_conv or len(conv.uses) != 1 or axes is None or data is None:
+        return False
+    if shape is None or rank is None or rank < 2 or mover.graph is not node.graph:
+        return False
+    if any(axis % max(rank, len(shape)) < 2 for axis in axes):
+        return False
+    if data.ndim > rank or (1,) * (rank - data.ndim) + data.shape != _channels(shape[1], rank):
+        return False
+    numbers = np.ascontiguousarray(data.reshape((-1, *(1,) * (len(shape) - 2))))
+    early = rewriter.insert(
+        node.op,
+        [conv, rewriter.constant(constant.name, numbers)],
+        [conv.type],
+        name=node.name,
+        before=mover,
+    )
+    rewriter.replace_input(mover, 0, early.output)
+    return forward(node, moved, rewriter)
+
+
+def _channels(count: object, rank: int) -> tuple[object, ...]:
+    """The shape of one number a channel among values of ``rank`` axes."""
+    return (1, count, *(1,) * (rank - 2))
+
+
 def plain_gemm(node: Node, rewriter: Rewriter) -> bool:
     """Move ``alpha`` and ``beta`` of Gemm into constant operands, in float64, rounded once."""
     changed = False
@@ -154,7 +194,8 @@ ARITHMETIC_RULES: Mapping[str, tuple[Rule, ...]] = {
     "Min": (bound_by_constant,),
     "Max": (bound_by_constant,),
     "Sum": (sum_of_two,),
-    "Add": (bias_of_matmul,),
+    "Add": (bias_of_matmul, before_squeeze),
+    "Mul": (before_squeeze,),
     "Gemm": (plain_gemm,),
 }
 """Op type to its rules, tried in order."""

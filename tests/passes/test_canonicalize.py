@@ -172,6 +172,33 @@ def test_matmul_and_bias_of_other_ranks_stay() -> None:
         assert ops_of(result) == {"Neg": 2, "MatMul": 1, "Add": 1}
 
 
+@pytest.mark.parametrize("op", ["Add", "Mul"])
+@pytest.mark.parametrize("mover", ["Squeeze", "Unsqueeze"])
+def test_numbers_of_channels_go_in_front_of_a_squeeze(op: str, mover: str) -> None:
+    width = 1 if mover == "Squeeze" else 6
+
+    def build(n: Net, x: str) -> str:
+        y = n.op(mover, n.op("Conv", x, n.normal(5, 3, 1, 1)), np.array([-1]))
+        return n.op(op, y, n.normal(1, 5, *(1,) * (1 if mover == "Squeeze" else 3)))
+
+    graph = check(net_of(build, 2, 3, 4, width), Canonicalize(), tolerance=1e-6)
+    order = [node.op for node in graph.nodes]
+    assert order.index(op) < order.index(mover)
+
+
+@pytest.mark.parametrize(
+    ("axis", "shape"), [(0, (5, 4, 1)), (3, (4,)), (3, (5, 4)), (3, (1, 1, 1))]
+)
+def test_other_numbers_stay_behind_a_squeeze(axis: int, shape: tuple[int, ...]) -> None:
+    def build(n: Net, x: str) -> str:
+        y = n.op("Squeeze", n.op("Conv", x, n.normal(5, 3, 1, 1)), np.array([axis]))
+        return n.op("Add", y, n.normal(*shape))
+
+    graph = check(net_of(build, 1, 3, 4, 1), Canonicalize(), tolerance=0.0)
+    order = [node.op for node in graph.nodes]
+    assert order.index("Squeeze") < order.index("Add")
+
+
 def test_gemm_factors_move_into_constants() -> None:
     graph = net_of(
         lambda n, x: n.op("Gemm", x, n.normal(5, 7), n.normal(5), alpha=0.5, beta=2.0, transB=1),
