@@ -21,12 +21,15 @@ class FloatSchedule:
     ``rows`` x ``vectors``: the most accumulators of a tile, in pixels and in vectors of channels.
     ``block``: lines of pixels (tiles, where there is only one line) that share one pass over the
     weights.  ``chunks``: pieces of the columns, which threads share out beside the blocks.
+    ``parts``: into how many pieces a run of products is cut; with more than one, all tiles of a
+    block do one piece before the next, and sums wait in the output.
     """
 
     rows: int
     vectors: int
     block: int
     chunks: int = 1
+    parts: int = 1
 
 
 MULTIPLIERS = 2
@@ -39,6 +42,12 @@ TILE_CYCLES = 14.0
 """Pointers, loops and branches of a tile."""
 STORE_CYCLES = 2.5
 """What happens to an accumulator before and after the products."""
+NEAR_BYTES = 160 * 1024
+"""Weights of a panel that the second-level cache holds beside the activations."""
+PART_BYTES = 24 * 1024
+"""Weights of a part, which the first-level cache holds beside the activations of a tile."""
+LEAST_PIXELS = 24
+"""With fewer of them, weights are used too rarely to be worth the cut."""
 BLOCK_BYTES = 64 * 1024
 """Activations of a block: with a panel of weights they fit the second-level cache."""
 CACHE_LINE = 64
@@ -85,13 +94,15 @@ class Shape:
     """One convolution as the model sees it.
 
     ``lines`` of ``length`` output pixels that lie side by side, ``columns`` channels of one of
-    ``groups`` groups, ``depth`` products a result; ``pixel_bytes`` of input belong to a pixel.
+    ``groups`` groups, ``depth`` products a result, ``run`` of which lie side by side; a pixel has
+    ``pixel_bytes`` of input.
     """
 
     lines: int
     length: int
     columns: int
     depth: int
+    run: int
     groups: int
     pixel_bytes: int
     depthwise: bool
@@ -112,7 +123,17 @@ def choose(isa: InstructionSet, shape: Shape) -> FloatSchedule:
     else:
         block = min(units, max(1, BLOCK_BYTES // (shape.pixel_bytes * pixels)))
     items = -(-units // block) * shape.groups
-    return FloatSchedule(rows, vectors, block, min(panels, -(-ENOUGH_ITEMS // items)))
+    chunks = min(panels, -(-ENOUGH_ITEMS // items))
+    parts = 1 if shape.depthwise else _parts(shape, 4 * vectors * isa.lanes)
+    return FloatSchedule(rows, vectors, block, chunks, parts)
+
+
+def _parts(shape: Shape, width_bytes: int) -> int:
+    """Into how many equal parts a run is cut, so that the weights of a part stay near."""
+    if shape.depth * width_bytes <= NEAR_BYTES or shape.lines * shape.length < LEAST_PIXELS:
+        return 1
+    wanted = -(-shape.run * width_bytes // PART_BYTES)
+    return next((n for n in range(wanted, 2 * wanted + 1) if shape.run % n == 0), 1)
 
 
 def _cost(isa: InstructionSet, shape: Shape, rows: int, vectors: int) -> float:

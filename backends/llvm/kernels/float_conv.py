@@ -39,8 +39,8 @@ class FloatConvKernel:
     window lies inside memory (padding is +0 in the input's halo).  ``kernel``, ``strides`` and
     ``dilations`` are ``(vertical, horizontal)``.  ``low`` and ``high`` say which bounds there are.
 
-    Operands: ``input, weights, bias, [residual,] [bounds,] output``.  The residual may be the
-    output's memory with the output's view.  Reads and writes exactly the elements.
+    Operands: ``input, weights, bias, [residual,] [bounds,] output``, of which the output overlaps
+    none: sums may wait in it.  Reads and writes exactly the elements.
     """
 
     sizes: tuple[int, int, int, int]
@@ -132,8 +132,19 @@ class FloatConvKernel:
         pixel = 4 * (self.columns if self.is_depthwise else self.depth)
         touched = min(self.strides[0], self.kernel[0]) * min(self.strides[1], self.kernel[1])
         groups = 1 if self.is_depthwise else self.groups
-        columns, products = self.columns, self.products
-        shape = Shape(lines, length, columns, products, groups, pixel * touched, self.is_depthwise)
+        run = self.depth
+        if self.input.strides[2] * self.dilations[1] == 4 * run:
+            run *= self.kernel[1]
+        shape = Shape(
+            lines,
+            length,
+            self.columns,
+            self.products,
+            run,
+            groups,
+            pixel * touched,
+            self.is_depthwise,
+        )
         return choose(isa, shape)
 
     def pack(

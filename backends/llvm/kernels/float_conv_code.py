@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qcc.backends.llvm.builder import F32, Index, LoopBuilder, Value, vector
 from qcc.backends.llvm.float_schedule import FloatSchedule, split_rows
@@ -41,6 +41,33 @@ class _Pixels:
 
     first: Value
     distance: int
+
+
+_Place: TypeAlias = "tuple[Index, Index]"
+"""A line and a pixel of it."""
+_TileBody: TypeAlias = "Callable[[_Place, int], None]"
+"""Writes the code of a tile: where it begins, and how many pixels it has."""
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """The products of a result: ``rows x runs x parts`` pieces of ``length`` products.
+
+    In bytes of input, rows lie ``line``, runs ``pixel`` and products ``distance`` apart.
+    """
+
+    rows: int
+    runs: int
+    parts: int
+    length: int
+    line: int
+    pixel: int
+    distance: int
+
+    @property
+    def count(self) -> int:
+        """Pieces that are done one after the other for a whole block; 1 where runs are not cut."""
+        return self.rows * self.runs * self.parts if self.parts > 1 else 1
 
 
 @dataclass(frozen=True)
@@ -122,24 +149,40 @@ class FloatConvWriter:
             panel(whole, rest)
 
     def _block(self, panel: _Panel, group: Index, first: Index, last: Index) -> None:
-        """The lines of one block, or the tiles where there is one line."""
+        """The tiles of one block; where runs are cut, all of them for one piece after the other."""
+        k, parts = self.k, self._pieces.count
+        if parts == 1:
+            self._lines(first, last, lambda place, n: self._tile(panel, group, place, n))
+            return
+        self._lines(first, last, lambda place, n: self._begin(panel, place, n))
+
+        def piece(number: Index, *, ends: bool = False) -> None:
+            self._lines(
+                first, last, lambda place, n: self._part(panel, group, place, n, number, ends)
+            )
+
+        k.loop(0, parts - 1, piece, name="pieces")
+        piece(parts - 1, ends=True)
+
+    def _lines(self, first: Index, last: Index, tile: _TileBody) -> None:
+        """The tiles of the lines of a block, or of one line where there is only one."""
         k = self.k
         if self.kernel.lines[0] == 1:
-            self._tiles(panel, group, 0, first, last)
+            self._tiles(0, first, last, tile)
             return
         count = split_rows(self.kernel.lines[1], self.cut.rows)[0]
-        k.loop(first, last, lambda line: self._tiles(panel, group, line, 0, count), name="lines")
+        k.loop(first, last, lambda line: self._tiles(line, 0, count, tile), name="lines")
 
-    def _tiles(self, panel: _Panel, group: Index, line: Index, first: Index, last: Index) -> None:
+    def _tiles(self, line: Index, first: Index, last: Index, tile: _TileBody) -> None:
         """Tiles of one line: taller ones, then the others."""
         k = self.k
         _, height, taller = split_rows(self.kernel.lines[1], self.cut.rows)
 
         def tall(number: Index) -> None:
-            self._tile(panel, group, (line, k.mul(number, height + 1)), height + 1)
+            tile((line, k.mul(number, height + 1)), height + 1)
 
         def short(number: Index) -> None:
-            self._tile(panel, group, (line, k.add(k.mul(number, height), taller)), height)
+            tile((line, k.add(k.mul(number, height), taller)), height)
 
         if taller:
             k.loop(first, k.minimum(last, taller), tall, name="tall")
@@ -147,33 +190,80 @@ class FloatConvWriter:
 
     # -- one tile -----------------------------------------------------------------------------
 
-    def _tile(self, panel: _Panel, group: Index, place: tuple[Index, Index], height: int) -> None:
-        """``height`` pixels from ``place`` on, which is a line and a pixel of it."""
-        k, kernel = self.k, self.kernel
-        before = panel.channel if kernel.is_depthwise else k.mul(group, 4 * kernel.depth)
-        pixels = self._pixel("input", kernel.input, kernel.strides, place, before)
-        start = [
-            k.load(self._float, panel.bias, v * self.isa.vector_bytes) for v in range(panel.vectors)
-        ]
-        sums = self._products(panel, pixels, start * height)
-        residual: _Pixels | None = None
-        if kernel.residual is not None:
-            view = kernel.residual
-            residual = self._pixel("residual", view, (1, 1), place, panel.channel)
-        target = self._pixel("output", kernel.output, (1, 1), place, panel.channel)
-        if residual is not None:
-            sums = self._added(panel, sums, residual)
-        sums = [self._bounded(value) for value in sums]
-        for i in range(height):
-            row = sums[i * panel.vectors : (i + 1) * panel.vectors]
-            store_floats(k, row, target.first, i * target.distance, panel.columns)
+    def _tile(self, panel: _Panel, group: Index, place: _Place, height: int) -> None:
+        """``height`` pixels from ``place`` on, from the bias to the result."""
+        pixels = self._sources(panel, group, place)
+        sums = self._products(panel, pixels, self._start(panel) * height)
+        self._store(panel, place, self._finished(panel, place, sums))
 
-    def _added(self, panel: _Panel, sums: Sequence[Value], residual: _Pixels) -> list[Value]:
-        """The sums of a tile with the residual of its pixels."""
-        k, added = self.k, []
-        for i in range(len(sums) // panel.vectors):
-            added += load_floats(k, self.isa, residual.first, i * residual.distance, panel.columns)
-        return [k.ir.fadd(a, b) for a, b in zip(sums, added, strict=True)]
+    def _begin(self, panel: _Panel, place: _Place, height: int) -> None:
+        """Put the bias where sums wait between two pieces: in the output."""
+        self._store(panel, place, self._start(panel) * height)
+
+    def _part(
+        self,
+        panel: _Panel,
+        group: Index,
+        place: _Place,
+        height: int,
+        number: Index,
+        ends: bool,
+    ) -> None:
+        """Piece ``number`` of the products of a tile."""
+        k, pieces = self.k, self._pieces
+        target = self._pixel("output", self.kernel.output, (1, 1), place, panel.channel)
+        sums = self._loaded(panel, target, height)
+        run, rest = k.div(number, pieces.parts), k.mod(number, pieces.parts)
+        offset = k.add(
+            k.mul(k.div(run, pieces.runs), pieces.line),
+            k.mul(k.mod(run, pieces.runs), pieces.pixel),
+        )
+        offset = k.add(offset, k.mul(rest, pieces.length * pieces.distance))
+        pixels = self._sources(panel, group, place)
+        place_of_weights = k.mul(number, pieces.length * panel.vectors * self.isa.vector_bytes)
+        piece = _Run(
+            _Pixels(k.at(pixels.first, offset), pixels.distance),
+            k.at(panel.weights, place_of_weights),
+            pieces.length,
+            pieces.distance,
+        )
+        sums = self._run(panel, piece, sums)
+        self._store(panel, place, self._finished(panel, place, sums) if ends else sums)
+
+    def _sources(self, panel: _Panel, group: Index, place: _Place) -> _Pixels:
+        kernel = self.kernel
+        channel = panel.channel if kernel.is_depthwise else self.k.mul(group, 4 * kernel.depth)
+        return self._pixel("input", kernel.input, kernel.strides, place, channel)
+
+    def _start(self, panel: _Panel) -> list[Value]:
+        """The bias of a row."""
+        return [
+            self.k.load(self._float, panel.bias, v * self.isa.vector_bytes)
+            for v in range(panel.vectors)
+        ]
+
+    def _finished(self, panel: _Panel, place: _Place, sums: list[Value]) -> list[Value]:
+        """Residual, bounds, and one kind of NaN."""
+        k, view = self.k, self.kernel.residual
+        if view is not None:
+            residual = self._pixel("residual", view, (1, 1), place, panel.channel)
+            added = self._loaded(panel, residual, len(sums) // panel.vectors)
+            sums = [k.ir.fadd(a, b) for a, b in zip(sums, added, strict=True)]
+        return [self._bounded(value) for value in sums]
+
+    def _loaded(self, panel: _Panel, pixels: _Pixels, height: int) -> list[Value]:
+        """The columns of a panel of every pixel of a tile."""
+        found = []
+        for i in range(height):
+            place = i * pixels.distance
+            found += load_floats(self.k, self.isa, pixels.first, place, panel.columns)
+        return found
+
+    def _store(self, panel: _Panel, place: _Place, values: Sequence[Value]) -> None:
+        target = self._pixel("output", self.kernel.output, (1, 1), place, panel.channel)
+        for i in range(len(values) // panel.vectors):
+            row = values[i * panel.vectors : (i + 1) * panel.vectors]
+            store_floats(self.k, row, target.first, i * target.distance, panel.columns)
 
     @property
     def _float(self) -> Any:
@@ -184,7 +274,7 @@ class FloatConvWriter:
         operand: str,
         view: View,
         steps: tuple[int, int],
-        place: tuple[Index, Index],
+        place: _Place,
         channel: Index,
     ) -> _Pixels:
         """The pixels of a tile, from ``channel`` (in bytes) on."""
@@ -209,17 +299,24 @@ class FloatConvWriter:
 
     # -- products -----------------------------------------------------------------------------
 
+    @property
+    def _pieces(self) -> _Pieces:
+        """How the products of a result follow one another."""
+        kernel, parts = self.kernel, self.cut.parts
+        line, pixel = (kernel.input.strides[1 + axis] * kernel.dilations[axis] for axis in range(2))
+        rows, runs, length = *kernel.kernel, kernel.depth
+        if kernel.is_depthwise:
+            return _Pieces(rows, 1, 1, runs, line, pixel, pixel)
+        if pixel == 4 * length:
+            runs, length = 1, runs * length
+        parts = parts if length % parts == 0 else 1
+        return _Pieces(rows, runs, parts, length // parts, line, pixel, 4)
+
     def _products(self, panel: _Panel, pixels: _Pixels, sums: list[Value]) -> list[Value]:
         """All products: kernel rows, then runs of equal distances in them."""
-        k, kernel = self.k, self.kernel
-        view = kernel.input
-        line, pixel = (view.strides[1 + axis] * kernel.dilations[axis] for axis in range(2))
-        runs, length, distance = kernel.kernel[1], kernel.depth, 4
-        if kernel.is_depthwise or pixel == 4 * length:
-            runs, length = 1, runs * length
-            distance = pixel if kernel.is_depthwise else 4
+        k, pieces = self.k, self._pieces
         step_bytes = panel.vectors * self.isa.vector_bytes
-        flat = kernel.products * len(sums) <= UNROLLED_MOST
+        flat = self.kernel.products * len(sums) <= UNROLLED_MOST
 
         def each(count: int, body: Callable[..., list[Value]], values: Sequence[Value]) -> Any:
             if not flat:
@@ -231,19 +328,19 @@ class FloatConvWriter:
 
         def tap_row(i: Index, *values: Value) -> list[Value]:
             def tap(j: Index, *inner: Value) -> list[Value]:
-                place = k.at(pixels.first, k.add(k.mul(i, line), k.mul(j, pixel)))
-                number = k.mul(k.add(k.mul(i, runs), j), length)
+                place = k.at(pixels.first, k.add(k.mul(i, pieces.line), k.mul(j, pieces.pixel)))
+                number = k.mul(k.add(k.mul(i, pieces.runs), j), pieces.length)
                 run = _Run(
                     _Pixels(place, pixels.distance),
                     k.at(panel.weights, k.mul(number, step_bytes)),
-                    length,
-                    distance,
+                    pieces.length,
+                    pieces.distance,
                 )
                 return self._run(panel, run, list(inner))
 
-            return list(each(runs, tap, values))
+            return list(each(pieces.runs, tap, values))
 
-        return list(each(kernel.kernel[0], tap_row, sums))
+        return list(each(pieces.rows, tap_row, sums))
 
     def _run(self, panel: _Panel, run: _Run, sums: list[Value]) -> list[Value]:
         """The products of one run."""

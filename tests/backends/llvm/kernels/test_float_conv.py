@@ -222,6 +222,15 @@ def test_any_tile_gives_the_same_bytes(tile: tuple[int, int], block: int) -> Non
         check(case, threads=2, schedule=FloatSchedule(*tile, block, 2))
 
 
+@pytest.mark.parametrize("isa", X86)
+@pytest.mark.parametrize("parts", [2, 3, 6])
+@pytest.mark.parametrize("pad", [0, 1])
+def test_runs_in_parts_give_the_same_bytes(isa: str, parts: int, pad: int) -> None:
+    case = Case(2, (5, 9), 12, 35, 2, kernel=(3, 2), pad=pad, residual=True, low=0.0)
+    check(case, isa, 2, schedule=FloatSchedule(3, 2, 2, 2, parts))
+    check(dataclasses.replace(case, kernel=(1, 1)), isa, schedule=FloatSchedule(4, 1, 3, 1, parts))
+
+
 def test_what_is_not_finite() -> None:
     case = Case(size=(6, 8), depth=4, columns=9, kernel=(3, 3), pad=1, low=0.0, high=6.0)
     arrays = case.arrays()
