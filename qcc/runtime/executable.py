@@ -81,6 +81,8 @@ class Executable:
         chosen = {name for values in self._fixed for name, _ in values}
         self._steering = tuple(i for i, name in enumerate(self._names) if name in chosen)
         self._programs: dict[tuple[Shapes, Values], Program] = {}
+        self._sole: Program | None = None
+        """The program of all calls, once it is loaded, where there can be but one."""
         self._compile_for = compile_for
         self._lock = threading.Lock()
 
@@ -122,8 +124,8 @@ class Executable:
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         """All outputs by name.  Raises :class:`DataError` where an input does not fit."""
         arrays = self._checked(feeds)
-        program = self._program(arrays)
-        return dict(zip(self.output_names, program.run(arrays), strict=True))
+        results = (self._sole or self._program(arrays)).run(arrays)
+        return dict(zip(self._output_names, results, strict=True))
 
     def __call__(self, *arrays: Any, **named: Any) -> Any:
         """The output for inputs in order or by keyword; a tuple where there are several outputs."""
@@ -156,15 +158,25 @@ class Executable:
         """Let worker threads return; the executable may still be called."""
         with self._lock:
             programs, self._programs = list(self._programs.values()), {}
+            self._sole = None
         for program in programs:
             program.close()
 
     # -- inside -----------------------------------------------------------------------------------
 
     def _checked(self, feeds: Mapping[str, Any]) -> list[Array]:
-        fitting = [
-            feeds[name] for name, dtype, shape in self._ready if _fits(feeds, name, dtype, shape)
-        ]
+        # What most calls give can be read as it is; anything else takes the long way.
+        fitting: list[Array] = []
+        for name, dtype, shape in self._ready:
+            array = feeds.get(name)
+            if (
+                type(array) is not np.ndarray
+                or array.dtype is not dtype
+                or not array.flags.c_contiguous
+                or (array.shape != shape and not _suits(array.shape, shape))
+            ):
+                break
+            fitting.append(array)
         if len(fitting) == len(self._ready) == len(feeds):
             return fitting
         names = self.input_names
@@ -186,6 +198,8 @@ class Executable:
             if found is None:
                 found = Program(self._variant(*key).model, self.threads)
                 self._programs[key] = found
+            if not self._steering and not self.has_free_dimensions:
+                self._sole = found
             return found
 
     def _values(self, arrays: Sequence[Array]) -> Values:
@@ -223,25 +237,6 @@ def _dtype(spec: TensorSpec) -> np.dtype[Any] | None:
         return np.dtype(spec.dtype)
     except TypeError:
         return None
-
-
-def _fits(
-    feeds: Mapping[str, Any],
-    name: str,
-    dtype: np.dtype[Any] | None,
-    shape: tuple[int | None, ...] | None,
-) -> bool:
-    """Whether an input can be read as it is: what most calls give, told without building text.
-
-    Anything else, right or wrong, takes the long way through :func:`check_array`.
-    """
-    array = feeds.get(name)
-    return (
-        type(array) is np.ndarray
-        and array.dtype is dtype
-        and array.flags.c_contiguous
-        and (array.shape == shape or _suits(array.shape, shape))
-    )
 
 
 def _suits(have: tuple[int, ...], wanted: tuple[int | None, ...] | None) -> bool:
