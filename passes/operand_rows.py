@@ -47,7 +47,7 @@ class LinearForm:
         """``weight`` as the matrices."""
         matrix = np.asarray(weight, np.float32)
         if self.transposed:
-            return np.asarray(matrix.T[None])
+            return np.ascontiguousarray(matrix.T)[None]
         return np.asarray(matrix.reshape(self.groups, self.shape[0] // self.groups, -1))
 
     def weight(self, matrices: NDArray[Any]) -> NDArray[Any]:
