@@ -4,6 +4,7 @@
     python tools/bench.py --zoo ../shared/zoo               # real models
     python tools/bench.py --nets DIR mobilenetv2 resnet20 --threads 1 2 --out docs/benchmarks.md
     python tools/bench.py --nets DIR --isa avx2             # peers held to AVX2 where they allow it
+    python tools/bench.py --nets DIR --precision float32    # nothing is quantized
 
 Peers are onnxruntime (float32, static Q/DQ and QOperator, MatMul only, dynamic) and, with
 ``pip install 'qcc[bench]'``, OpenVINO (float32, bf16, NNCF int8, and onnxruntime's Q/DQ model).
@@ -21,6 +22,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from peers.build import ROOT, built, cpu_lines, version
-from peers.engines import ENGINES, Setting
+from peers.engines import ENGINES, FLOAT_ENGINES, Setting
 from peers.macs import count_macs
 from peers.nets import (
     MADE_NETS,
@@ -63,7 +65,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("names", nargs="*", help="nets to measure; default: all of the folder")
     parser.add_argument("--nets", type=Path, help="folder of nets with random weights")
     parser.add_argument("--zoo", type=Path, help="folder of real models (models/, data/, scripts/)")
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, help="default: all that fit")
+    parser.add_argument("--precision", choices=("int8", "float32"), default="int8")
     parser.add_argument("--threads", nargs="+", type=int, choices=(1, 2), default=[1])
     parser.add_argument("--rounds", type=int, default=15, help="turns of each engine")
     parser.add_argument("--samples", type=int, default=16, help="calibration feeds of every engine")
@@ -75,7 +78,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--render", action="store_true", help="measure nothing, use --json's file")
     parser.add_argument("--torch-python", default=sys.executable, help="makes nets that are absent")
     parser.add_argument("--limit", type=float, default=1200, help="seconds for one quantization")
-    return parser.parse_intermixed_args(arguments)
+    chosen = parser.parse_intermixed_args(arguments)
+    floats = chosen.precision == "float32"
+    chosen.engines = chosen.engines or list(FLOAT_ENGINES if floats else ENGINES)
+    return chosen
 
 
 # -- measuring -------------------------------------------------------------------------------------
@@ -114,7 +120,7 @@ def measure(
     macs = count_macs(net.model, load_feeds(net.held_out)[0])
     total = sum(macs.values())
     matrix = macs.get("MatMul", 0) + macs.get("Gemm", 0)
-    setting = Setting(setting.target, setting.isa, matrix / total if total else 0.0)
+    setting = replace(setting, matrix_share=matrix / total if total else 0.0)
     players: list[Player] = []
     rows: list[Measured] = []
     for index, name in enumerate(chosen.engines):
@@ -176,10 +182,10 @@ def conditions(chosen: argparse.Namespace, isa: InstructionSet, peak: float) -> 
     return [
         f"`{command}`",
         "",
-        f"* Machine: {_cpu()}; instruction set {isa.name}; measured int8 multiply peak "
-        f"{peak / 1e9:.1f} GMAC/s a core.",
+        f"* Machine: {_cpu()}; instruction set {isa.name}; measured {chosen.precision} "
+        f"multiply peak {peak / 1e9:.1f} GMAC/s a core.",
         f"* qcc {_commit()}, Python {sys.version.split()[0]}, {versions}.",
-        f"* {chosen.samples} calibration inputs, the same for every engine; {chosen.rounds} rounds "
+        f"* {_samples(chosen)}; {chosen.rounds} rounds "
         "of turns in rotated order, each at least 30 ms and 3 runs, without "
         "runs that other programs interrupted where there are enough; of one thread's interrupted "
         "runs the CPU time counts. ms is the median over rounds "
@@ -188,6 +194,12 @@ def conditions(chosen: argparse.Namespace, isa: InstructionSet, peak: float) -> 
         "least of the outputs. MiB is what loading and running took beyond the runtime's imports.",
         *(f"* {line}" for line in held),
     ]
+
+
+def _samples(chosen: argparse.Namespace) -> str:
+    if chosen.precision == "float32":
+        return "Nothing is quantized"
+    return f"{chosen.samples} calibration inputs, the same for every engine"
 
 
 def _that_matter(command: Sequence[str]) -> list[str]:
@@ -236,11 +248,13 @@ def write_tables(chosen: argparse.Namespace, data: dict[str, Any]) -> None:
 def _run(chosen: argparse.Namespace, say: Say) -> dict[str, Any]:
     target = chosen.target or ISAS.get(chosen.isa or "", "host")
     isa = host_instruction_set() if target == "host" else instruction_set(target)
-    peak = peak_macs(isa)
-    setting = Setting(target, chosen.isa)
+    peak = peak_macs(isa, chosen.precision)
+    setting = Setting(target, chosen.isa, precision=chosen.precision)
+    floats = chosen.precision == "float32"
+    kind, key = ("Nets with random weights", "nets") if chosen.nets else ("Real models", "zoo")
     data: dict[str, Any] = {
-        "kind": "Nets with random weights" if chosen.nets else "Real models",
-        "key": "nets" if chosen.nets else "zoo",
+        "kind": f"{kind} in float32" if floats else kind,
+        "key": f"{key}-float32" if floats else key,
         "isa": chosen.isa,
         "peak": peak,
         "conditions": conditions(chosen, isa, peak),

@@ -212,7 +212,8 @@ def test_sqnr_is_the_least_of_the_outputs(tmp_path: Path) -> None:
 
 
 def test_peak_of_this_machine() -> None:
-    assert math.isfinite(peak_macs(host_instruction_set()))
+    for precision in ("int8", "float32"):
+        assert math.isfinite(peak_macs(host_instruction_set(), precision))
 
 
 # -- tables ----------------------------------------------------------------------------------------
@@ -315,6 +316,19 @@ def test_bench(small_net: Path, tmp_path: Path, without_openvino: None) -> None:
     assert page.read_text().split("<!--")[1] == text.split("<!--")[1]
 
 
+def test_bench_in_float32(small_net: Path, tmp_path: Path, without_openvino: None) -> None:
+    page, data = tmp_path / "page.md", tmp_path / "r.json"
+    words = ["--nets", str(small_net.parent), "--rounds", "2", "--samples", "2", "--precision"]
+    words += ["float32", "--work", str(tmp_path / "work"), "--json", str(data), "--out", str(page)]
+    assert load_tool("bench").main(words) == 0
+    text = page.read_text()
+    assert "<!-- bench:begin nets-float32-1 -->\n## Nets with random weights in float32" in text
+    assert "Nothing is quantized" in text
+    rows = json.loads(data.read_text())["results"][0]["engines"]
+    assert [row["engine"] for row in rows] == ["qcc", "ort-f32", "ov-f32"]
+    assert all(row["sqnr_db"] > 100 for row in rows[:2])
+
+
 def test_quantized_files_are_kept(small_net: Path, tmp_path: Path) -> None:
     engine, setting = ENGINES["ort-qdq"], Setting()
     net = made_net(small_net, tmp_path, 4)
@@ -325,10 +339,11 @@ def test_quantized_files_are_kept(small_net: Path, tmp_path: Path) -> None:
     keys = {
         cache_key(ENGINES["qcc"], net, Setting()),
         cache_key(ENGINES["qcc"], net, Setting("x86-avx512vnni")),
+        cache_key(ENGINES["qcc"], net, Setting(precision="float32")),
         cache_key(ENGINES["ort-qop"], net, Setting()),
         cache_key(ENGINES["qcc"], made_net(small_net, tmp_path, 5), Setting()),
     }
-    assert len(keys) == 4
+    assert len(keys) == 5
 
 
 def test_what_fails_has_a_reason(small_net: Path, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def cache_key(engine: Engine, net: Net, setting: Setting) -> str:
         digest.update(path.read_bytes())
     parts = [engine.name, *(f"{name} {version(name)}" for name in engine.packages)]
     if engine.runtime == "qcc":
-        parts += [source_hash(), setting.target]
+        parts += [source_hash(), setting.target, setting.precision]
     parts += [str(setting.isa), *(cpu_lines("model name", "flags").values())]
     digest.update("\n".join(parts).encode())
     return f"{net.name}-{engine.name}-{digest.hexdigest()}"

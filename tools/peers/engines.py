@@ -30,11 +30,12 @@ LEAST_MATRIX_SHARE = 0.3
 
 @dataclass(frozen=True)
 class Setting:
-    """What a measurement chose: qcc's target, and the instruction set that all are held to."""
+    """What a measurement chose: qcc's target and precision, the instruction set of all."""
 
     target: str = "host"
     isa: str | None = None
     matrix_share: float = 1.0
+    precision: str = "int8"
 
     def environment(self) -> dict[str, str]:
         """Environment variables that hold peers to ``isa`` where they have such a switch."""
@@ -74,7 +75,8 @@ def _build_qcc(net: Net, out: Path, setting: Setting) -> Built:
     quantized = structure_of(net.model).quantized
     calibration = None if quantized else load_feeds(net.calibration)
     path = out.with_suffix(".qcc")
-    qcc.compile(net.model, calibration, target=setting.target).save(path)
+    made = qcc.compile(net.model, calibration, target=setting.target, precision=setting.precision)
+    made.save(path)
     return Built(path)
 
 
@@ -251,6 +253,9 @@ ENGINES: dict[str, Engine] = {
     )
 }
 """All engines by name, qcc first."""
+
+FLOAT_ENGINES = ("qcc", "ort-f32", "ov-f32")
+"""Those that compute in float32, where qcc is asked to."""
 
 
 def check_installed(engine: Engine) -> None:
