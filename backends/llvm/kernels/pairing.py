@@ -21,6 +21,9 @@ SAMPLED_TILES = 3
 TOGETHER = 192
 """Groups among which partners are sought: more cost compile time and find hardly more."""
 
+FEW_FREE = 24
+"""Groups of a tile without a partner that are compared all at once, not turn by turn."""
+
 Bytes = NDArray[np.uint8]
 
 
@@ -66,25 +69,43 @@ def _tournament(sums: Bytes) -> NDArray[np.int32]:
     sums = np.take_along_axis(sums, order[:, :, None], axis=1)
     room = MOST_SUM - np.minimum(sums, MOST_SUM)
     free = np.take_along_axis(safe, order, axis=1)
-    found = np.full((tiles, groups), -1, np.int32)
+    found = np.full((tiles, groups), -1, np.int32)  # by rank
     ranks = np.arange(groups)
     for turn in range(groups):
+        if turn % 4 == 0 and free.sum(axis=1).max() <= FEW_FREE:
+            _last_turns(sums, room, free, found)
+            break
         others = (groups - 1 - ranks - turn) % groups
         once = ranks < others
         left, right = ranks[once], others[once]
         meet = np.flatnonzero(free.take(left, axis=1) & free.take(right, axis=1))
-        if not len(meet):
-            continue
         tile, pair = np.divmod(meet, len(left))
         a, b = left[pair], right[pair]
         fits = (sums[tile, a] <= room[tile, b]).all(axis=-1)
         tile, a, b = tile[fits], a[fits], b[fits]
         free[tile, a] = free[tile, b] = False
-        found[tile, order[tile, a]] = order[tile, b]
-        found[tile, order[tile, b]] = order[tile, a]
-        if free.sum() < 2:
-            break
-    return found
+        found[tile, a], found[tile, b] = b, a
+    chosen = np.where(found < 0, -1, np.take_along_axis(order, np.maximum(found, 0), axis=1))
+    result = np.empty_like(found)
+    np.put_along_axis(result, order, chosen.astype(np.int32), axis=1)
+    return result
+
+
+def _last_turns(
+    sums: Bytes, room: Bytes, free: NDArray[np.bool_], found: NDArray[np.int32]
+) -> None:
+    """What the turns that are left find, where few groups are still ``free``."""
+    groups = free.shape[1]
+    ranks = np.sort(np.where(free, np.arange(groups), groups), axis=1)[:, :FEW_FREE]
+    one, other = np.triu_indices(ranks.shape[1], 1)
+    tile, pair = np.nonzero(ranks[:, other] < groups)
+    a, b = ranks[tile, one[pair]], ranks[tile, other[pair]]
+    fits = (sums[tile, a] <= room[tile, b]).all(axis=-1)
+    tile, a, b = tile[fits], a[fits], b[fits]
+    by_turn = np.argsort((groups - 1 - a - b) % groups, kind="stable")
+    for t, i, j in zip(*(v[by_turn].tolist() for v in (tile, a, b)), strict=True):
+        if found[t, i] < 0 and found[t, j] < 0:
+            found[t, i], found[t, j] = j, i
 
 
 def paired_share(weight: NDArray[np.integer], lanes: int) -> float:

@@ -51,6 +51,9 @@ def test_partners_are_mutual_and_their_sums_fit_16_bits(
     least = 255 * np.minimum(products, 0).sum(-1)
     alone_fits = ((most <= 32767) & (least >= -32768)).all(axis=(1, 3))
     np.testing.assert_array_equal(safe_groups(sums), alone_fits)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairing, "FEW_FREE", 1)  # turn by turn to the end
+        np.testing.assert_array_equal(partners(sums), found)
     for tile in range(2):
         for group, other in enumerate(found[tile]):
             if other < 0:
