@@ -3,7 +3,8 @@
 Patterns of the backend are matched longest first, from the last node to the first, as FX graph mode
 does.  Groups with weights anchor; a group without weights stays only where an operand comes out of
 another group (no islands of quantize and dequantize), and only where somebody reads its result
-quantized, or it is a pool, which reads more than it gives.
+quantized, or it is a pool, which reads more than it gives.  What exchanges 8-bit values stays float
+where its conversions would cost more than int8 saves (``weigh_islands.py``).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from qcc.ir.core import Graph, Node, Value
 from qcc.ir.pattern import Match, Refusal
 from qcc.ir.types import TensorType
 from qcc.passes.fusion_plan import FusionGroup, FusionPlan, anchor_of
+from qcc.passes.weigh_islands import losing_islands
 from qcc.quant.backend_config import (
     BackendConfig,
     BackendPatternConfig,
@@ -233,7 +235,21 @@ def _pruned(groups: list[FusionGroup], selection: _Selection) -> list[FusionGrou
         groups = _prune_tails(groups, selection)
         groups = _prune_mixed(groups, selection)
         if len(groups) == count:
+            groups = _prune_losing(groups, selection)
+        if len(groups) == count:
             return groups
+
+
+def _prune_losing(groups: list[FusionGroup], selection: _Selection) -> list[FusionGroup]:
+    """Drop what would be slower than in float, conversions included (``weigh_islands.py``)."""
+    if selection.backend.speeds is None:
+        return groups
+    dropped: set[str] = set()
+    for island, sentence in losing_islands(groups, selection.backend.speeds):
+        for group in island:
+            selection.drop(group, sentence)
+            dropped.add(group.key)
+    return [group for group in groups if group.key not in dropped]
 
 
 def _prune_mixed(groups: list[FusionGroup], selection: _Selection) -> list[FusionGroup]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qcc.backends import patterns as p
 from qcc.backends.entries import gemm_axis, longest_first, movements, plain, sharing, weighted
-from qcc.quant.backend_config import BackendConfig
+from qcc.quant.backend_config import BackendConfig, Speeds
 from qcc.quant.qconfig import get_default_qconfig
 
 _ROWS = (
@@ -35,5 +35,6 @@ CONFIG = BackendConfig(
     target="x86_64-unknown-linux-gnu",
     patterns=longest_first(_ROWS),
     default_qconfig=get_default_qconfig("x86"),
+    speeds=Speeds(200.0, 50.0, 16.0, 4.0, 5.0),
 )
 """Unsigned (or signed) 8-bit activations, signed 8-bit weights per channel, int32 biases."""

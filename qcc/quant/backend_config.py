@@ -10,7 +10,7 @@ takes them from entries that are at hand.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from enum import Enum
 from typing import Any, TypeAlias
 
@@ -180,6 +180,36 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
 """How the entries of a pattern's JSON data become fields."""
 
 
+@dataclass(frozen=True)
+class Speeds:
+    """What one core of a backend's target does in a nanosecond, roughly.
+
+    ``int8_macs`` and ``float_macs``: multiply-accumulates of layers with weights; ``int8_elements``
+    and ``float_elements``: elements that arithmetic without weights reads and writes;
+    ``conversions``: elements that are quantized or dequantized.  Raises ConfigError unless all are
+    positive.
+    """
+
+    int8_macs: float
+    float_macs: float
+    int8_elements: float
+    float_elements: float
+    conversions: float
+
+    def __post_init__(self) -> None:
+        """Check the figures."""
+        if min(vars(self).values()) <= 0:
+            raise ConfigError(f"speeds must be positive, not {self}")
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Speeds:
+        """From the fields as a dict; raises ConfigError for others."""
+        names = [f.name for f in fields(cls)]
+        if not isinstance(data, dict) or sorted(data) != sorted(names):
+            raise ConfigError(f"speeds need exactly the numbers {', '.join(names)}")
+        return cls(**{name: float(data[name]) for name in names})
+
+
 @dataclass(frozen=True, repr=False)
 class BackendConfig:
     """A backend: its name, its target, and what it runs on integers.
@@ -189,6 +219,8 @@ class BackendConfig:
     ``default_qconfig`` is what the backend runs best.  ``weight_pair_limit``: what the stored
     weights of two neighbouring input channels may sum to where they have one sign, on machines that
     add byte products in 16 bits (128 for uint8 activations); None where there is no such limit.
+    ``speeds``: what parts of a model that would be slower in int8 are found by; None where that is
+    the affair of another runtime.
     Raises ConfigError for equal pattern names.
     """
 
@@ -198,6 +230,7 @@ class BackendConfig:
     patterns: tuple[BackendPatternConfig, ...] = ()
     default_qconfig: QConfig | None = None
     weight_pair_limit: int | None = None
+    speeds: Speeds | None = None
 
     def __post_init__(self) -> None:
         """Check the names; raises ConfigError."""
@@ -269,6 +302,7 @@ class BackendConfig:
             "default_qconfig": None if qconfig is None else qconfig.to_dict(),
             "patterns": [pattern.to_dict() for pattern in self.patterns],
             "weight_pair_limit": self.weight_pair_limit,
+            "speeds": None if self.speeds is None else asdict(self.speeds),
         }
         return write_object(data, FORMAT)
 
@@ -286,7 +320,7 @@ class BackendConfig:
             if not isinstance(data.get(key, []), list):
                 raise ConfigError(f"a {FORMAT}'s '{key}' must be a list")
         code = {pattern.name: pattern for pattern in known}
-        qconfig = data.get("default_qconfig")
+        qconfig, speeds = data.get("default_qconfig"), data.get("speeds")
         return cls(
             data["name"],
             str(data.get("target", "")),
@@ -294,6 +328,7 @@ class BackendConfig:
             tuple(_entry(item, code) for item in data.get("patterns", ())),
             None if qconfig is None else QConfig.from_dict(qconfig),
             _integer_or_none(data.get("weight_pair_limit")),
+            None if speeds is None else Speeds.from_dict(speeds),
         )
 
 
