@@ -6,6 +6,7 @@ is a patch of the padded input for a Conv, a vector along the last axis otherwis
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +108,7 @@ class LinearForm:
         dilations = attribute(self.node, "dilations") or [1] * len(taps)
         pads = attribute(self.node, "pads") or [0] * (2 * len(taps))
         return [
-            _Axis(size, taps[i], strides[i], dilations[i], int(pads[i]), int(pads[i + len(taps)]))
+            _axis(size, taps[i], strides[i], dilations[i], int(pads[i]), int(pads[i + len(taps)]))
             for i, size in enumerate(x.shape[2:])
         ]
 
@@ -129,7 +130,7 @@ class _Axis:
         reach = self.dilation * (self.taps - 1)
         return (self.size + self.before + self.after - reach - 1) // self.stride + 1
 
-    @property
+    @functools.cached_property
     def reads(self) -> Float32:
         """How often each element is read by each tap: [size, taps], of 0 and 1."""
         found = np.zeros((self.size, self.taps), np.float32)
@@ -137,6 +138,11 @@ class _Axis:
             read = np.arange(self.places) * self.stride + tap * self.dilation - self.before
             found[read[(read >= 0) & (read < self.size)], tap] = 1
         return found
+
+
+@functools.lru_cache(maxsize=64)
+def _axis(size: int, taps: int, stride: int, dilation: int, before: int, after: int) -> _Axis:
+    return _Axis(size, taps, stride, dilation, before, after)
 
 
 def linear_form(node: Node, weight: Array) -> LinearForm | None:

@@ -65,8 +65,8 @@ class Product:
             matrices,
             np.broadcast_to(quant.scales, groups * outputs).reshape(groups, outputs),
             quant.range,
-            self._real(fit),
-            self._real(held),
+            self._centred(fit),
+            self._centred(held),
             Pairs.of(self.form, pair_limit),
         )
         if found is not None:
@@ -95,9 +95,14 @@ class Product:
             total, count = total + sums, count + rows
         return total / max(count, 1)
 
-    def _real(self, rows: Array) -> Float32:
+    def _centred(self, rows: Array) -> Float32:
+        """Stored ``rows`` as real numbers, without their mean."""
         quant = self.operand.tensor.quant
-        return rows if quant is None else numerics.dequantize(rows, quant.scales, quant.zero_points)
+        made: Float32 = rows
+        if quant is not None:
+            made = numerics.dequantize(rows, quant.scales, quant.zero_points)
+        made -= made.mean(axis=1, keepdims=True)
+        return made
 
 
 def _times(matrices: Float32, row: Float64) -> Float64:

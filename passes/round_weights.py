@@ -77,9 +77,9 @@ def round_by_rows(
 
     ``matrices`` are the real weights, ``scales`` [groups, outputs] their steps (symmetric, zero
     point 0), ``limits`` the least and greatest stored value.  ``fit`` [groups, rows, inputs] are
-    rows of the operand to fit to, ``held`` others to judge by; ``pairs`` limits the sum of
-    neighbours, in channels that cannot be stored exactly.  None where rounding to nearest is
-    already best.
+    rows of the operand to fit to, ``held`` others to judge by, both without their mean: a constant
+    offset of the output is the bias's business.  ``pairs`` limits the sum of neighbours, in
+    channels that cannot be stored exactly.  None where rounding to nearest is already best.
     """
     steps = matrices / scales[:, :, None]
     nearest = np.clip(np.rint(steps), *limits)
@@ -93,8 +93,8 @@ def round_by_rows(
     if not (np.isfinite(rows).all() and np.isfinite(held).all()):
         return None
     start = part.take(nearest)
-    found = _round(wanted, start, limits, _centred(rows), pairs)
-    judges = _centred(part.of_groups(held))
+    found = _round(wanted, start, limits, rows, pairs)
+    judges = part.of_groups(held)
     if _error(found - wanted, scales, judges) >= _error(start - wanted, scales, judges):
         return None
     return part.put(nearest, found)
@@ -183,11 +183,6 @@ class _Bounds:
             np.subtract(found, other, out=found)
 
 
-def _centred(rows: Float32) -> Float32:
-    """``rows`` without their mean: a constant offset of the output is the bias's business."""
-    return np.asarray(rows - rows.mean(axis=1, keepdims=True), np.float32)
-
-
 def _error(difference: Float32, scales: Float32, rows: Float32) -> float:
     """The power of what a ``difference`` of the weights, in steps, adds to the outputs."""
     outputs = np.matmul(rows, difference.transpose(0, 2, 1))
@@ -228,12 +223,11 @@ def _round_ordered(
     """The same with the ``order`` [groups, inputs] of columns, bounds and ``damping`` known."""
     # Column k of the weights is a row here, so that what belongs together lies together.
     columns = np.ascontiguousarray(_taken(steps, order).transpose(0, 2, 1))
-    rows = _taken(rows, order)
     rounding = _Rounding(columns, columns.copy(), np.empty_like(columns), bounds)
     if rows.shape[1] > FEW * rows.shape[2]:
-        rounding.by_moments(rows, damping)
+        rounding.by_moments(_moments(rows, order), damping)
     else:
-        rounding.by_rows(rows[0], damping[0])
+        rounding.by_rows(_taken(rows, order)[0], damping[0])
     return _taken(np.ascontiguousarray(rounding.stored.transpose(0, 2, 1)), np.argsort(order))
 
 
@@ -241,7 +235,17 @@ def _taken(array: Float32, order: NDArray[np.intp]) -> Float32:
     """``array`` [groups, any, inputs] in ``order`` [groups, inputs]."""
     if len(array) == 1:
         return np.asarray(array[0].take(order[0], axis=1)[None], np.float32)
-    return np.stack([part.take(places, axis=1) for part, places in zip(array, order, strict=True)])
+    return np.take_along_axis(array, order[:, None, :], axis=2)
+
+
+def _moments(rows: Float32, order: NDArray[np.intp]) -> Float32:
+    """The second moments [groups, inputs, inputs] of ``rows``, in ``order``."""
+    if len(rows) == 1:
+        part = _taken(rows, order)[0]
+        return np.asarray((part.T @ part)[None])  # seen to be symmetric: half the work
+    # Many groups have few inputs each: their moments are smaller than their rows.
+    moments = np.matmul(rows.transpose(0, 2, 1), rows)
+    return _taken(np.take_along_axis(moments, order[:, :, None], axis=1), order)
 
 
 @dataclass(frozen=True)
@@ -257,9 +261,8 @@ class _Rounding:
     stored: Float32
     bounds: _Bounds
 
-    def by_moments(self, rows: Float32, damping: Float32) -> None:
-        """Round by the second moments of ``rows`` [groups, rows, inputs]."""
-        moments = np.matmul(rows.transpose(0, 2, 1), rows)
+    def by_moments(self, moments: Float32, damping: Float32) -> None:
+        """Round by second moments [groups, inputs, inputs]."""
         np.einsum("gii->gi", moments)[...] += damping[:, None]
         factor = _cholesky(moments)
         factor /= np.einsum("gii->gi", factor)[:, None, :]

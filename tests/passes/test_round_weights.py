@@ -94,6 +94,10 @@ def correlated(random: np.random.Generator, rows: int, inputs: int) -> Array:
     return (mixed + 0.05 * random.normal(size=(rows, inputs)) + 3.0).astype(np.float32)
 
 
+def centred(rows: Array) -> Array:
+    return np.asarray(rows - rows.mean(axis=-2, keepdims=True))
+
+
 def output_error(stored: Float32, steps: Float32, weight: Float32, rows: Array) -> float:
     error = rows @ (stored * steps[..., None] - weight)[0].T
     return float(((error - error.mean(axis=0)) ** 2).mean())
@@ -109,7 +113,9 @@ def test_the_output_error_shrinks_and_weights_stay_in_range(
     weight = random.normal(size=(1, outputs, inputs)).astype(np.float32)
     steps = np.asarray(np.abs(weight).max(axis=2) / 127, np.float32)
     nearest = np.clip(np.rint(weight / steps[..., None]), *LIMITS)
-    stored = round_by_rows(weight, steps, LIMITS, mixed[None, :2000], mixed[None, 2000:3000])
+    stored = round_by_rows(
+        weight, steps, LIMITS, centred(mixed[None, :2000]), centred(mixed[None, 2000:3000])
+    )
     if stored is None:
         return
     assert np.array_equal(stored, np.rint(stored))
@@ -125,7 +131,9 @@ def test_correlated_operands_gain_much() -> None:
     mixed = correlated(random, 4000, 64)
     weight = random.normal(size=(1, 16, 64)).astype(np.float32)
     steps = np.asarray(np.abs(weight).max(axis=2) / 127, np.float32)
-    stored = round_by_rows(weight, steps, LIMITS, mixed[None, :2000], mixed[None, 2000:3000])
+    stored = round_by_rows(
+        weight, steps, LIMITS, centred(mixed[None, :2000]), centred(mixed[None, 2000:3000])
+    )
     assert stored is not None
     nearest = np.rint(weight / steps[..., None])
     fresh = mixed[3000:]
@@ -140,7 +148,9 @@ def test_many_inputs_of_several_groups_gain_as_much() -> None:
     rows = np.stack(parts)
     weight = random.normal(size=(2, 5, 300)).astype(np.float32)
     steps = np.asarray(np.abs(weight).max(axis=2) / 127, np.float32)
-    stored = round_by_rows(weight, steps, LIMITS, rows[:, :2000], rows[:, 2000:2500])
+    stored = round_by_rows(
+        weight, steps, LIMITS, centred(rows[:, :2000]), centred(rows[:, 2000:2500])
+    )
     assert stored is not None
     nearest = np.rint(weight / steps[..., None])
     for group, fresh in enumerate(parts):
@@ -158,7 +168,7 @@ def test_few_rows_give_what_their_moments_give(
     """Two ways of computing the same: but for ties in float32, all weights are equal."""
     random = np.random.default_rng(seed)
     rows = np.stack([correlated(random, inputs // 2 + 40, inputs) for _ in range(groups)])
-    fit, held = rows[:, : inputs // 2], rows[:, inputs // 2 :]
+    fit, held = centred(rows[:, : inputs // 2]), centred(rows[:, inputs // 2 :])
     weight = random.normal(size=(groups, 7, inputs)).astype(np.float32)
     steps = np.asarray(np.abs(weight).max(axis=2) / 127, np.float32)
     pairs = Pairs(np.arange(0, inputs - 1, 2), np.arange(1, inputs, 2), 128) if limited else None
@@ -185,7 +195,7 @@ def test_wide_operands_ask_for_fewer_rows() -> None:
 
 def test_what_is_stored_exactly_is_left_alone() -> None:
     random = np.random.default_rng(2)
-    mixed = correlated(random, 400, 8)
+    mixed = centred(correlated(random, 400, 8))
     steps = np.full((1, 3), 0.25, np.float32)
     weight = np.asarray(random.integers(-127, 128, (1, 3, 8)) * 0.25, np.float32)
     assert round_by_rows(weight, steps, LIMITS, mixed[None], mixed[None]) is None
