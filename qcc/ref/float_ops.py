@@ -118,9 +118,11 @@ def _takes_rows(node: Node) -> bool:
 
 
 def _multiplies_activations(node: Node) -> bool:
-    """Whether both operands are computed matrices: weights are better multiplied elsewhere."""
+    """Whether both operands are matrices, and one is computed: weights have a kernel of their own."""
     values = [node.operand(i) for i in range(2)]
-    return all(v.constant is None and len(v.tensor.static_shape) > 1 for v in values)
+    weights = values[1].is_constant and len(values[1].tensor.static_shape) == 2
+    matrices = all(len(value.tensor.static_shape) > 1 for value in values)
+    return matrices and not weights and not all(value.is_constant for value in values)
 
 
 def reduced_axes(node: Node) -> tuple[int, ...] | None:
