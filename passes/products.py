@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qcc import numerics
 from qcc.ir.core import Array, Value
 from qcc.passes.correct_bias import BiasSpot, constant_behind
 from qcc.passes.fusion_plan import FusionGroup
@@ -98,10 +97,10 @@ class Product:
     def _centred(self, rows: Array) -> Float32:
         """Stored ``rows`` as real numbers, without their mean."""
         quant = self.operand.tensor.quant
-        made: Float32 = rows
+        made: Float32 = rows.astype(np.float32)
+        made -= made.mean(axis=1, keepdims=True)  # and with it the zero point
         if quant is not None:
-            made = numerics.dequantize(rows, quant.scales, quant.zero_points)
-        made -= made.mean(axis=1, keepdims=True)
+            made *= quant.scales
         return made
 
 
