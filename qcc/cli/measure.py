@@ -69,7 +69,8 @@ def bench(
     """Time a compiled model, alone or in turns with onnxruntime on another.
 
     Runs alternate A B A B, so that a machine whose speed drifts treats both alike; the median of
-    the pairwise ratios is the figure to quote.
+    the pairwise ratios is the figure to quote.  MiB is what a model adds to a process that opens
+    and runs it: weights, buffers and the engine's own data.
 
     [bold]Examples[/]
 
@@ -89,14 +90,23 @@ def bench(
         result_json(timing.to_dict())
         return
     rows = [
-        [str(t.path), t.engine, f"{t.median_ms:.3f}", f"{t.least_ms:.3f}", f"{t.p90_ms:.3f}"]
+        [
+            str(t.path),
+            t.engine,
+            f"{t.median_ms:.3f}",
+            f"{t.least_ms:.3f}",
+            f"{t.p90_ms:.3f}",
+            "-" if t.memory_bytes is None else f"{t.memory_bytes / MIB:.1f}",
+        ]
         for t in timing.timings
     ]
-    columns = ["model", "engine", "median ms", "min ms", "p90 ms"]
+    columns = ["model", "engine", "median ms", "min ms", "p90 ms", "MiB"]
     print_table(table(f"{runs} runs, {threads} thread(s)", columns, rows, right=2))
     if timing.ratio is not None:
         result(f"{compiled} is {timing.ratio:.2f}x as fast as {versus} (median of pairs)")
 
+
+MIB = 2**20
 
 PROFILE_ROWS = 40
 """Rows of a profile's table; ``--json`` has all."""

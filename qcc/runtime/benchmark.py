@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from qcc.errors import DataError
 from qcc.ir.core import Array
 from qcc.runtime.executable import Executable
 from qcc.runtime.files import load_arrays
+from qcc.runtime.footprint import footprint_bytes
 from qcc.runtime.profile import Profile
 from qcc.runtime.runnable import Runnable, open_runnable
 
@@ -23,13 +24,18 @@ _FREE_DIMENSION = 1
 
 @dataclass(frozen=True)
 class Timing:
-    """Times of one model over the timed runs, in milliseconds."""
+    """Times of one model over the timed runs, in milliseconds.
+
+    ``memory_bytes`` is what opening and running it takes (:mod:`qcc.runtime.footprint`), None where
+    that cannot be measured.
+    """
 
     path: str
     engine: str
     median_ms: float
     least_ms: float
     p90_ms: float
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,11 @@ def benchmark(
         _warm_up(model, feeds)
     times = np.array([[_time(model, feeds) for _, model in models] for _ in range(runs)])
     timings = tuple(
-        _summary(path, model, times[:, index]) for index, (path, model) in enumerate(models)
+        replace(
+            _summary(path, model, times[:, index]),
+            memory_bytes=footprint_bytes(path, inputs, threads),
+        )
+        for index, (path, model) in enumerate(models)
     )
     ratio = float(np.median(times[:, 1] / times[:, 0])) if versus is not None else None
     return BenchmarkResult(timings, ratio)
