@@ -48,8 +48,8 @@ PART_BYTES = 24 * 1024
 """Weights of a part, which the first-level cache holds beside the activations of a tile."""
 LEAST_PIXELS = 24
 """With fewer of them, weights are used too rarely to be worth the cut."""
-BLOCK_BYTES = 64 * 1024
-"""Activations of a block: with a panel of weights they fit the second-level cache."""
+BLOCK_BYTES = 256 * 1024
+"""Activations of a block, which fit the second-level cache: each block reads all weights."""
 CACHE_LINE = 64
 """Bytes that memory is read in."""
 ENOUGH_ITEMS = 16

@@ -118,7 +118,7 @@ def _takes_rows(node: Node) -> bool:
 
 
 def _multiplies_activations(node: Node) -> bool:
-    """Whether both operands are matrices, and one is computed: weights have a kernel of their own."""
+    """Whether both operands are matrices, one of them computed; weights have another kernel."""
     values = [node.operand(i) for i in range(2)]
     weights = values[1].is_constant and len(values[1].tensor.static_shape) == 2
     matrices = all(len(value.tensor.static_shape) > 1 for value in values)
