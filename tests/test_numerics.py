@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -160,3 +161,28 @@ def test_dequantize_takes_every_difference(storage: str) -> None:
         found = numerics.dequantize(stored, np.float32(0.5), zero_point)
         wanted = (stored.astype(np.float64) - zero_point).astype(np.float32) * np.float32(0.5)
         np.testing.assert_array_equal(found, wanted)
+
+
+BOUNDS = [
+    (0, 255),
+    (-127, 127),
+    (-8, 7),
+    (-32768, 32767),
+    (0, 65535),
+    (5, 5),
+    (-(2**31), 2**31 - 1),
+]
+
+
+@pytest.mark.parametrize(("low", "high"), BOUNDS)
+@pytest.mark.parametrize("zero_point", [0, 7, -128, 65535, np.asarray([[3], [0], [-9]])])
+def test_rounding_saturates_as_written_with_64_bits(low: int, high: int, zero_point: Any) -> None:
+    random = np.random.default_rng(0)
+    drawn = [random.normal(size=500) * spread for spread in (1, 100, 1e5, 1e12)]
+    edges = [np.nan, np.inf, -np.inf, -0.0, 2.0**31, -(2.0**31), 3e38, *np.arange(-700, 700) / 2]
+    value = np.concatenate([*drawn, edges]).astype(np.float32)
+    rounded = np.rint(np.clip(np.nan_to_num(value, nan=-(2.0**30)), -(2.0**30), 2.0**30))
+    wanted = np.clip(rounded.astype(np.int64) + zero_point, low, high)
+    found = numerics.round_saturate(value, zero_point, low, high)
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, wanted)
