@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qcc import numerics
+from qcc import curves, numerics
 
 
 def ulps(found: np.ndarray, exact: np.ndarray) -> np.ndarray:
@@ -88,7 +88,7 @@ def test_sigmoid_at_its_edges() -> None:
 def test_tanh_and_erf_are_accurate() -> None:
     x = np.concatenate([np.linspace(-12, 12, 40_001), np.geomspace(1e-38, 1, 2000)])
     x = x.astype(np.float32)
-    for function, exact in ((numerics.tanh, math.tanh), (numerics.erf, math.erf)):
+    for function, exact in ((curves.tanh, math.tanh), (curves.erf, math.erf)):
         wanted = np.array([exact(float(value)) for value in x])
         assert ulps(function(x), wanted).max() < 7
         assert np.array_equal(function(-x), -function(x))
@@ -99,11 +99,11 @@ def test_gelu_is_accurate() -> None:
     wide = x.astype(np.float64)
     gate = np.array([math.erf(value / math.sqrt(2)) for value in wide])
     bound = 5e-7 * np.maximum(np.abs(x), 1)
-    assert (np.abs(numerics.gelu(x) - wide * (1 + gate) / 2) < bound).all()
+    assert (np.abs(curves.gelu(x) - wide * (1 + gate) / 2) < bound).all()
     gate = np.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3))
-    assert (np.abs(numerics.gelu_tanh(x) - wide * (1 + gate) / 2) < bound).all()
+    assert (np.abs(curves.gelu_tanh(x) - wide * (1 + gate) / 2) < bound).all()
     ends = np.array([-3e38, 3e38, np.inf, -0.0], np.float32)
-    for function in (numerics.gelu, numerics.gelu_tanh):
+    for function in (curves.gelu, curves.gelu_tanh):
         assert np.array_equal(function(ends), np.maximum(ends, 0))
         assert function(np.float32(np.nan)).view(np.uint32) == 0x7FC00000
 

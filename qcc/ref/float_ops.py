@@ -2,9 +2,10 @@
 
 Softmax and Sigmoid are contract 11, LayerNormalization is contract 12, MatMul contract 13, the
 reductions contract 14, Tanh and Gelu contract 15, LSTM and GRU contracts 17 and 18, ArgMax 19, Exp
-20: native code gives the bytes of :mod:`qcc.numerics` and its neighbours here, and onnxruntime
-differs in the last places.  Gather moves values.  All others are single IEEE operations, one after
-the other, so numpy, onnxruntime and native code agree bit for bit (NaN payloads excepted).
+20: native code gives the bytes of :mod:`qcc.numerics`, :mod:`qcc.curves` and the modules beside
+this one; onnxruntime differs in the last places.  Gather moves values.  All others are single IEEE
+operations, one after the other, so numpy, onnxruntime and native code agree bit for bit (NaN
+payloads excepted).
 """
 
 from __future__ import annotations
@@ -15,13 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from qcc import numerics
+from qcc import curves, numerics
 from qcc.errors import DataError
 from qcc.ir.core import Array, Node, Value, constant_array
 from qcc.ir.ops import attribute
 from qcc.numerics import larger, smaller
 from qcc.ref.arg_max import evaluate_arg_max, is_arg_max
-from qcc.ref.exp import exp
 from qcc.ref.recurrent import RECURRENT, evaluate_recurrent, is_known_recurrence, recurrence_of
 
 NativeFloat = Callable[[Node, Sequence["Array | None"]], "Array | tuple[Array, ...]"]
@@ -160,8 +160,8 @@ def _squares(node: Node) -> bool:
 
 
 _GELUS: dict[str, Callable[[Any], Array]] = {
-    "none": numerics.gelu,
-    "tanh": numerics.gelu_tanh,
+    "none": curves.gelu,
+    "tanh": curves.gelu_tanh,
 }
 
 
@@ -173,11 +173,11 @@ def gelu_form(node: Node) -> str:
 
 def _hard_sigmoid(node: Node, arrays: Sequence[Array | None]) -> Array:
     alpha, beta = (float(attribute(node, name)) for name in ("alpha", "beta"))
-    return numerics.hard_sigmoid(arrays[0], alpha, beta)
+    return curves.hard_sigmoid(arrays[0], alpha, beta)
 
 
 def _leaky_relu(node: Node, arrays: Sequence[Array | None]) -> Array:
-    return numerics.leaky_relu(arrays[0], float(attribute(node, "alpha")))
+    return curves.leaky_relu(arrays[0], float(attribute(node, "alpha")))
 
 
 NATIVE_FLOAT_OPS: dict[str, NativeFloat] = {
@@ -193,7 +193,7 @@ NATIVE_FLOAT_OPS: dict[str, NativeFloat] = {
     "Softmax": _softmax,
     "Sigmoid": lambda node, arrays: numerics.sigmoid(arrays[0]),
     "HardSigmoid": _hard_sigmoid,
-    "HardSwish": lambda node, arrays: numerics.hard_swish(arrays[0]),
+    "HardSwish": lambda node, arrays: curves.hard_swish(arrays[0]),
     "LeakyRelu": _leaky_relu,
     "LayerNormalization": _layer_norm,
     "Pow": lambda node, arrays: _unary(np.square)(arrays),
@@ -202,12 +202,12 @@ NATIVE_FLOAT_OPS: dict[str, NativeFloat] = {
     "ReduceSum": _reduction(numerics.row_sum),
     "ReduceMean": _reduction(numerics.row_mean),
     "ReduceL2": _reduction(numerics.row_length),
-    "Tanh": lambda node, arrays: numerics.tanh(arrays[0]),
+    "Tanh": lambda node, arrays: curves.tanh(arrays[0]),
     "Gelu": lambda node, arrays: _GELUS[gelu_form(node)](arrays[0]),
     "Gather": _gather,
     "MatMul": lambda node, arrays: numerics.matmul(arrays[0], arrays[1]),
     "ArgMax": evaluate_arg_max,
-    "Exp": lambda node, arrays: exp(arrays[0]),
+    "Exp": lambda node, arrays: curves.exp(arrays[0]),
     "LSTM": evaluate_recurrent,
     "GRU": evaluate_recurrent,
 }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qcc import numerics
+from qcc import curves, numerics
 from qcc.fused import sums_of_products
 from qcc.ir.core import Array, Node
 from qcc.ir.ops import attribute
@@ -149,8 +149,8 @@ def lstm(
             gates = _products(h, hidden, start)
             opened = numerics.sigmoid(gates[:, : 3 * units])
             i, o, f = (opened[:, n * units : (n + 1) * units] for n in range(3))
-            c = _fused(f, c, i * numerics.tanh(gates[:, 3 * units :]))
-            h = _one_nan(o * numerics.tanh(c))
+            c = _fused(f, c, i * curves.tanh(gates[:, 3 * units :]))
+            h = _one_nan(o * curves.tanh(c))
             y[step] = h
     return [y, _one_nan(h), _one_nan(c)]
 
@@ -183,9 +183,9 @@ def gru(
             z, r = opened[:, :units], opened[:, units:]
             if reset_after:
                 product = _products(h, hidden[two:], inner[two:])
-                candidate = numerics.tanh(_fused(r, product, first[:, two:]))
+                candidate = curves.tanh(_fused(r, product, first[:, two:]))
             else:
-                candidate = numerics.tanh(_products(r * h, hidden[two:], first[:, two:]))
+                candidate = curves.tanh(_products(r * h, hidden[two:], first[:, two:]))
             h = _fused(z, h, (F32(1) - z) * candidate)
             y[step] = h
     return [y, _one_nan(h)]

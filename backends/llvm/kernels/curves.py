@@ -1,6 +1,6 @@
 """Functions of float32 vectors: error function, tanh, GELU (contract 15), hard sigmoids and others.
 
-Operation for operation the formulas of :mod:`qcc.numerics`; nothing is fused, so that every
+Operation for operation the formulas of :mod:`qcc.curves`; nothing is fused, so that every
 instruction set gives the same bits.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qcc import numerics
+from qcc import curves
 from qcc.backends.llvm.builder import LoopBuilder, Value, constant
 from qcc.backends.llvm.kernels.exponential import exp, nan_where_unordered, sigmoid
 
@@ -31,7 +31,7 @@ def _within(k: LoopBuilder, x: Value, limit: float) -> Value:
     return x
 
 
-def _odd(k: LoopBuilder, x: Value, curve: numerics.OddCurve) -> Value:
+def _odd(k: LoopBuilder, x: Value, curve: curves.OddCurve) -> Value:
     z = _within(k, x, float(curve.limit))
     t = k.ir.fmul(z, z)
     above = k.ir.fmul(z, _polynomial(k, t, curve.numerator))
@@ -39,22 +39,22 @@ def _odd(k: LoopBuilder, x: Value, curve: numerics.OddCurve) -> Value:
 
 
 def tanh(k: LoopBuilder, x: Value) -> Value:
-    """The hyperbolic tangent, as :func:`qcc.numerics.tanh` has it."""
-    y = _odd(k, x, numerics.TANH)
+    """The hyperbolic tangent, as :func:`qcc.curves.tanh` has it."""
+    y = _odd(k, x, curves.TANH)
     return nan_where_unordered(k, y, y)
 
 
 def gelu(k: LoopBuilder, x: Value) -> Value:
-    """GELU by the error function, as :func:`qcc.numerics.gelu` has it."""
-    inner = k.ir.fmul(x, constant(x.type, float(numerics.ROOT_HALF)))
-    return _gated(k, x, _odd(k, inner, numerics.ERF))
+    """GELU by the error function, as :func:`qcc.curves.gelu` has it."""
+    inner = k.ir.fmul(x, constant(x.type, float(curves.ROOT_HALF)))
+    return _gated(k, x, _odd(k, inner, curves.ERF))
 
 
 def gelu_tanh(k: LoopBuilder, x: Value) -> Value:
-    """GELU by tanh, as :func:`qcc.numerics.gelu_tanh` has it."""
-    low, high = (constant(x.type, float(weight)) for weight in numerics.GELU_TANH)
+    """GELU by tanh, as :func:`qcc.curves.gelu_tanh` has it."""
+    low, high = (constant(x.type, float(weight)) for weight in curves.GELU_TANH)
     inner = k.ir.fmul(x, k.ir.fadd(k.ir.fmul(k.ir.fmul(x, x), high), low))
-    return _gated(k, x, _odd(k, inner, numerics.TANH))
+    return _gated(k, x, _odd(k, inner, curves.TANH))
 
 
 def _gated(k: LoopBuilder, x: Value, gate: Value) -> Value:
@@ -64,7 +64,7 @@ def _gated(k: LoopBuilder, x: Value, gate: Value) -> Value:
 
 
 def hard_sigmoid(k: LoopBuilder, x: Value, alpha: float, beta: float) -> Value:
-    """:func:`qcc.numerics.hard_sigmoid` of a float32 vector."""
+    """:func:`qcc.curves.hard_sigmoid` of a float32 vector."""
     zero, one = constant(x.type, 0.0), constant(x.type, 1.0)
     line = k.ir.fadd(k.ir.fmul(x, _single(x, alpha)), _single(x, beta))
     y = k.ir.select(k.ir.fcmp_ordered(">", line, zero), line, zero)
@@ -73,13 +73,13 @@ def hard_sigmoid(k: LoopBuilder, x: Value, alpha: float, beta: float) -> Value:
 
 
 def hard_swish(k: LoopBuilder, x: Value) -> Value:
-    """:func:`qcc.numerics.hard_swish` of a float32 vector."""
-    y = k.ir.fmul(x, hard_sigmoid(k, x, *numerics.HARD_SWISH))
+    """:func:`qcc.curves.hard_swish` of a float32 vector."""
+    y = k.ir.fmul(x, hard_sigmoid(k, x, *curves.HARD_SWISH))
     return nan_where_unordered(k, y, y)
 
 
 def leaky_relu(k: LoopBuilder, x: Value, alpha: float) -> Value:
-    """:func:`qcc.numerics.leaky_relu` of a float32 vector."""
+    """:func:`qcc.curves.leaky_relu` of a float32 vector."""
     negative = k.ir.fcmp_ordered("<", x, constant(x.type, 0.0))
     y = k.ir.select(negative, k.ir.fmul(x, _single(x, alpha)), x)
     return nan_where_unordered(k, y, y)

@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from qcc import numerics
+from qcc import curves, numerics
 from qcc.backends.llvm.builder import I32, LoopBuilder, Value, constant, vector
-from qcc.ref.exp import MOST
 
 _NAN_BITS = 0x7FC00000
 _SIGN_BIT = -(2**31)
@@ -31,9 +30,9 @@ def exponential(k: LoopBuilder, d: Value) -> Value:
 
 
 def exp(k: LoopBuilder, x: Value) -> Value:
-    """``exp(x)`` of a float32 vector, as :func:`qcc.ref.exp.exp` has it."""
+    """``exp(x)`` of a float32 vector, as :func:`qcc.curves.exp` has it."""
     ir = k.ir
-    most = _like(x, MOST)
+    most = _like(x, curves.EXP_MOST)
     d = ir.select(ir.fcmp_ordered(">", x, most), most, x)
     p, exponent = _parts(k, d)
     # A power that float32 does not have is two times one that it has.

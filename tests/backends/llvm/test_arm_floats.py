@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qcc import numerics
+from qcc import curves, numerics
 from qcc.backends.llvm.isa import instruction_set
 from qcc.backends.llvm.kernels import Kernel
 from qcc.backends.llvm.kernels.elementwise import FloatUnaryKernel, UnaryOp
@@ -87,9 +87,9 @@ CASES: dict[str, Callable[[], Case]] = {
         numerics.row_length(rows_with_edges()),
     ),
     "sigmoid": lambda: unary("sigmoid", numerics.sigmoid),
-    "tanh": lambda: unary("tanh", numerics.tanh),
-    "gelu": lambda: unary("gelu", numerics.gelu),
-    "gelu_tanh": lambda: unary("gelu_tanh", numerics.gelu_tanh),
+    "tanh": lambda: unary("tanh", curves.tanh),
+    "gelu": lambda: unary("gelu", curves.gelu),
+    "gelu_tanh": lambda: unary("gelu_tanh", curves.gelu_tanh),
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcc import numerics
+from qcc import curves, numerics
 from qcc.backends.llvm.isa import host_instruction_set
 from qcc.backends.llvm.kernels.elementwise import FloatBinaryKernel, FloatUnaryKernel, UnaryOp
 from qcc.backends.llvm.kernels.nest import broadcast_view, dense_view
@@ -95,9 +95,9 @@ def test_unary_in_place(length: int, isa: str) -> None:
 
 
 CURVES: dict[UnaryOp, tuple[tuple[float, ...], Callable[[np.ndarray], np.ndarray]]] = {
-    "hard_sigmoid": ((0.2, 0.5), lambda x: numerics.hard_sigmoid(x, 0.2, 0.5)),
-    "hard_swish": ((), numerics.hard_swish),
-    "leaky_relu": ((0.1,), lambda x: numerics.leaky_relu(x, 0.1)),
+    "hard_sigmoid": ((0.2, 0.5), lambda x: curves.hard_sigmoid(x, 0.2, 0.5)),
+    "hard_swish": ((), curves.hard_swish),
+    "leaky_relu": ((0.1,), lambda x: curves.leaky_relu(x, 0.1)),
     "silu": ((), lambda x: x * numerics.sigmoid(x)),
 }
 

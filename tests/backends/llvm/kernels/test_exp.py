@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from qcc import numerics
 from qcc.backends.llvm.kernels.elementwise import FloatUnaryKernel
 from qcc.backends.llvm.kernels.nest import dense_view
-from qcc.ref.exp import exp
+from qcc.curves import exp
 from tests.backends.llvm.kernels.buffers import ISAS, blank, bytes_of
 from tests.backends.llvm.native import executable_form, run
 
