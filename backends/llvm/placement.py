@@ -1,4 +1,4 @@
-"""Which 8-bit values share memory: concatenations and slices along the channels that move nothing.
+"""Which values share memory: concatenations and slices along the channels that move nothing.
 
 The operands of a concatenation can be written where the result wants them, and a slice can be read
 where its operand lies: every pixel of the whole has a few more channels than the part needs, and
@@ -11,14 +11,16 @@ This is decided before kernels are selected, on the laid-out graph.  A value joi
 * it begins at a multiple of 4 channels, and its own are a multiple of 4 or the root's last (kernels
   write channels four at a time);
 * its producer writes through :meth:`Planner.result`, and no reader would lose by the gaps
-  (:func:`_reads_gaps`).
+  (:func:`_reads_gaps`);
+* it is an 8-bit activation, or a float32 value whose maker and readers step over gaps
+  (:func:`qcc.backends.llvm.buffers.takes_halo`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qcc.backends.llvm.buffers import is_activation
+from qcc.backends.llvm.buffers import is_activation, takes_halo
 from qcc.ir.core import Graph, Node, Value
 from qcc.ir.ops import attribute
 
@@ -35,7 +37,7 @@ class Place:
 
 
 class Placement:
-    """Where the 8-bit values of a laid-out graph lie."""
+    """Where the values of a laid-out graph lie that share memory."""
 
     def __init__(self, graph: Graph) -> None:
         families = _Families()
@@ -82,14 +84,19 @@ def _channels(value: Value) -> int:
 
 def _on_channels(node: Node) -> bool:
     rank = len(node.output.tensor.static_shape)
-    return is_activation(node.output.tensor) and int(attribute(node, "axis")) % rank == rank - 1
+    return _has_gaps(node.output) and int(attribute(node, "axis")) % rank == rank - 1
+
+
+def _has_gaps(value: Value) -> bool:
+    """Whether the pixels of a value may lie apart."""
+    return is_activation(value.tensor) or takes_halo(value)
 
 
 def _is_part(node: Node) -> bool:
     """Whether the node is a slice of channels that could be read where its operand lies."""
-    if node.op != "q.slice" or not is_activation(node.output.tensor):
-        return False
     source, result = node.operand(0), node.output
+    if node.op != "q.slice" or not (_has_gaps(result) and _has_gaps(source)):
+        return False
     starts, steps = attribute(node, "starts"), attribute(node, "steps")
     return (
         source.constant is None
@@ -118,7 +125,9 @@ def _reads_gaps(reader: Node, value: Value) -> bool:
 def _is_written(value: Value) -> bool:
     """Whether the value's kernel can write it anywhere (a reshape may only rename memory)."""
     maker = value.producer
-    return maker is not None and maker.domain == "q" and maker.op not in ("q.reshape", "q.region")
+    if maker is None or maker.op in ("q.reshape", "q.region"):
+        return False
+    return maker.domain == "q" or takes_halo(value)
 
 
 class _Families:
@@ -157,6 +166,8 @@ class _Families:
         if _channels(root) % GROUP and end != _channels(whole):
             return False
         if root.tensor.element != whole.tensor.element or not _is_written(root):
+            return False
+        if not _has_gaps(root):
             return False
         if not all(_reads_gaps(reader, root) for reader in root.users):
             return False

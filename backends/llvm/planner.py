@@ -143,14 +143,17 @@ class Planner:
         return stored
 
     def float_image(self, name: str, shape: tuple[int, ...], halo: Halo) -> Stored:
-        """Memory for a float32 image with a halo, which is filled with +0."""
+        """Memory for a float32 image whose pixels lie apart; a halo is filled with +0."""
         layout = activation_layout(shape, halo)
         stored = self.activation(name, layout, shape, element=4)
+        if halo == NO_HALO:
+            return stored
         octets = replace(
             layout, channels=4 * layout.channels, channel_stride=4 * layout.channel_stride
         )
         kernel = FillHaloKernel(octets)
-        self.emit(kernel, {"output": stored.pointer}, kernel.pack(self.isa, zero_point=0))
+        place = replace(stored, part=HALO_PART).pointer
+        self.emit(kernel, {"output": place}, kernel.pack(self.isa, zero_point=0))
         return stored
 
     def shared(self, value: Value) -> Stored:
@@ -170,6 +173,9 @@ class Planner:
         stored = self._stored.get(root)
         if stored is None:
             shape = root.tensor.static_shape
+            if not is_activation(root.tensor):
+                self._stored[root] = self.float_image(root.name, shape, self.halo(root))
+                return self._stored[root]
             stored = self.activation(root.name, activation_layout(shape, self.halo(root)), shape)
             if stored.layout is not None and stored.layout.has_halo:
                 self._fill_halo(root, replace(stored, part=HALO_PART))
