@@ -98,7 +98,8 @@ class Product:
         """Stored ``rows`` as real numbers, without their mean."""
         quant = self.operand.tensor.quant
         made: Float32 = rows.astype(np.float32)
-        made -= made.mean(axis=1, keepdims=True)  # and with it the zero point
+        if made.size:
+            made -= made.mean(axis=1, keepdims=True)  # and with it the zero point
         if quant is not None:
             made *= quant.scales
         return made
