@@ -143,7 +143,9 @@ def _compile_float(
         check_feeds(graph, feeds)
     kept = keep_float(graph)
     shapes = _shapes_to_compile(kept, given)
-    executable = codegen(kept, target, threads, shapes=shapes, floats=True)
+    # Branches keep their free shapes; those that samples choose become native code by themselves.
+    plain = not any(node.subgraphs for node in kept.nodes)
+    executable = codegen(kept, target, threads, shapes=shapes, floats=plain, samples=given)
     notes = (*graph.info.notes, *executable.report.notes)
     executable.report = executable.report.with_(model_bytes=size, notes=notes)
     return executable

@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+import qcc
 from qcc.backends.llvm.compile import NativeProgram, compile_numbered
 from qcc.backends.llvm.isa import INSTRUCTION_SETS
 from qcc.onnxio import read_onnx
@@ -98,3 +99,19 @@ def test_wide_vectors(name: str, zoo: Path) -> None:
 @pytest.mark.parametrize("name", WITH_REGIONS)
 def test_models_with_regions(name: str, zoo: Path) -> None:
     check(name, "x86-avx2")
+
+
+@pytest.mark.shared
+def test_branches_that_samples_choose_are_native(zoo: Path) -> None:
+    model = sample("silero_vad_if_dynamic", batches=1)
+    (feeds,) = model.feeds
+    executable = qcc.compile(model.path, [feeds], precision="float32")
+    assert isinstance(executable, qcc.Executable)
+    chosen = [variant for variant in executable.variants if variant.values]
+    assert len(chosen) == 1
+    assert not chosen[0].model.regions
+    found = executable.run(feeds)
+    for name, exact in zip(
+        found, ort.InferenceSession(model.path).run(None, dict(feeds)), strict=True
+    ):
+        np.testing.assert_allclose(found[name], exact, atol=1e-5)
