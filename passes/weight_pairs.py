@@ -28,7 +28,7 @@ GROWTHS = (1.0, 1.06, 1.12, 1.2, 1.3, 1.42, 1.56, 1.75, 2.0)
 MOST_SPREAD = 28.0
 """Root mean square of a channel's weights in steps, at most, where it has :data:`MANY_INPUTS`."""
 
-MANY_INPUTS = 64
+MANY_INPUTS = 128
 """With fewer inputs there are too few groups to find partners among."""
 
 CACHED = 1 << 19

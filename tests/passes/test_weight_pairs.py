@@ -126,7 +126,7 @@ def test_channels_of_many_inputs_keep_the_spread() -> None:
     steps = random.normal(size=(1, 40, MANY_INPUTS)).astype(np.float32)
     steps *= 127 / np.abs(steps).max(axis=-1, keepdims=True)
     steps[0, 0] /= 4
-    pairs = Pairs(np.arange(0, 64, 2), np.arange(1, 64, 2), LIMIT)
+    pairs = Pairs(np.arange(0, MANY_INPUTS, 2), np.arange(1, MANY_INPUTS, 2), LIMIT)
     growth = pairs.growth(steps, 127)
     spread = np.sqrt(np.square(steps / growth[..., None]).mean(axis=-1))
     assert spread.max() <= MOST_SPREAD * 1.0001
