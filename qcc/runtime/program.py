@@ -45,10 +45,9 @@ Python object (``PyArrayObject``, a part of numpy's binary interface)."""
 
 def _read_address(array: Array) -> int:
     """``array.ctypes.data`` in a fifth of its time, which is longer than small kernels take."""
-    return _ADDRESS.from_address(id(array) + _DATA_OFFSET).value
+    return ctypes.c_size_t.from_address(id(array) + _DATA_OFFSET).value
 
 
-_ADDRESS = ctypes.c_size_t
 _PROBES = (np.zeros(3, np.float32), np.zeros((2, 5), np.int64)[1])
 
 

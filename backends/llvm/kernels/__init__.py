@@ -53,3 +53,19 @@ class Kernel(Protocol):
     def emit(self, module: Any, isa: InstructionSet, symbol: str) -> Any:
         """Add the kernel's function to an ``llvmlite.ir.Module`` and return it."""
         ...
+
+
+class WithoutConstants:
+    """What kernels share that only read and write the model's own memory: nothing is packed.
+
+    Their operands are ``source, target`` unless they say otherwise.
+    """
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        """Pointer parameters in order."""
+        return ("source", "target")
+
+    def pack(self, isa: InstructionSet) -> Packed:
+        """No constants."""
+        return {}

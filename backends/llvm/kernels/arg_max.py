@@ -26,7 +26,7 @@ from qcc.backends.llvm.builder import (
     vector,
 )
 from qcc.backends.llvm.isa import InstructionSet
-from qcc.backends.llvm.kernels import Packed
+from qcc.backends.llvm.kernels import WithoutConstants
 from qcc.backends.llvm.kernels.lanes import load_floats
 from qcc.errors import ConfigError
 
@@ -35,7 +35,7 @@ UNROLL = 4
 
 
 @dataclass(frozen=True)
-class ArgMaxKernel:
+class ArgMaxKernel(WithoutConstants):
     """``target[r]`` is where row ``r`` of ``rows`` rows of ``length`` elements is greatest.
 
     The first of equal elements, or the ``last``.  Rows lie side by side; the target is int64.
@@ -54,15 +54,6 @@ class ArgMaxKernel:
     def name(self) -> str:
         """Such as ``arg_max_263169x21``."""
         return f"arg_max_{self.rows}x{self.length}"
-
-    @property
-    def operands(self) -> tuple[str, ...]:
-        """Pointer parameters in order."""
-        return ("source", "target")
-
-    def pack(self, isa: InstructionSet) -> Packed:
-        """No constants."""
-        return {}
 
     def emit(self, module: Any, isa: InstructionSet, symbol: str) -> Any:
         """Add the kernel's function to ``module``; threads share out the rows."""

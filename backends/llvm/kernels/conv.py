@@ -20,7 +20,7 @@ from qcc.backends.llvm.kernels.activation import ActivationLayout
 from qcc.backends.llvm.kernels.conv_code import ConvWriter
 from qcc.backends.llvm.kernels.conv_plan import ConvPlan, weight_matrix
 from qcc.backends.llvm.kernels.epilogue import Epilogue, Form, ParameterBlock
-from qcc.backends.llvm.kernels.pairing import paired_share
+from qcc.backends.llvm.kernels.pairing import lane_sums, paired_share, safe_groups
 from qcc.backends.llvm.kernels.panels import parts_needed
 from qcc.backends.llvm.kernels.weighted import channel_constants, epilogue_for, operand_names
 from qcc.backends.llvm.kernels.window import Window
@@ -121,7 +121,7 @@ class ConvKernel:
         start, scale = channel_constants(weights, bias, multiplier, input_zero_point, isa.dot)
         per_group = self.output.channels // self.groups
         groups = [slice(g * per_group, (g + 1) * per_group) for g in range(self.groups)]
-        matrix = plan.weight_matrix(weights)
+        matrix = weight_matrix(weights, tight=self.tight)
         block = ParameterBlock(isa, plan.panels.vectors * self.groups, self.epilogue)
         parameters = block.pack(
             np.concatenate([plan.panels.spread(start[g]) for g in groups]),
@@ -167,19 +167,17 @@ def has_safe_pairs(weight: Any, *, tight: bool = False) -> bool:
     ``weight`` ``[O, C, kh, kw]``: pairs are channels ``(0,1), (2,3), ...`` of one tap (channel
     padding is zero); in a ``tight`` kernel the taps follow each other without padding.
     """
-    w = np.asarray(weight, np.int64)
-    if tight:
-        w = w.transpose(0, 2, 3, 1).reshape(len(w), -1)
-    if w.shape[1] % 2:
-        w = np.concatenate([w, np.zeros_like(w[:, :1])], axis=1)
-    high, low = np.maximum(w, 0), np.minimum(w, 0)
-    most = 255 * (high[:, 0::2] + high[:, 1::2]).max(initial=0)
-    least = 255 * (low[:, 0::2] + low[:, 1::2]).min(initial=0)
-    return bool(most <= 32767 and least >= -32768 and parts_needed(w) == 1)
+    w = np.asarray(weight)
+    rows = weight_matrix(w, tight=tight)
+    sums = lane_sums(rows.reshape(1, len(rows), -1, 4))
+    return parts_needed(w) == 1 and bool(safe_groups(sums).all())
 
 
 LEAST_PARTNERS = 0.25
 """Where fewer groups find partners, sorting them costs more than it saves."""
+
+MOST_PAIRED_VECTORS = 4
+"""Vectors of the widest column tile in which partners are sought."""
 
 
 def with_partners(kernel: ConvKernel, weight: Any, isa: InstructionSet) -> ConvKernel:
@@ -192,10 +190,6 @@ def with_partners(kernel: ConvKernel, weight: Any, isa: InstructionSet) -> ConvK
     most = max(1, min(MOST_PAIRED_VECTORS, -(-len(rows) // isa.lanes)))
     shares = tuple(paired_share(rows, count * isa.lanes) for count in range(1, most + 1))
     return replace(kernel, partners=shares if max(shares) >= LEAST_PARTNERS else ())
-
-
-MOST_PAIRED_VECTORS = 4
-"""Vectors of the widest column tile in which partners are sought."""
 
 
 def conv_kernel(

@@ -115,10 +115,6 @@ class ConvPlan:
             return 0
         return self.schedule.rows * self.schedule.block_tiles * self.scratch_row + 128
 
-    def weight_matrix(self, weight: NDArray[Any]) -> NDArray[np.int16]:
-        """``[O, 4 * quads]``: weights in the order in which a row's activations lie."""
-        return weight_matrix(weight, tight=self.kernel.tight)
-
 
 def weight_matrix(weight: NDArray[Any], *, tight: bool) -> NDArray[np.int16]:
     """``[O, C, kh, kw]`` as ``[O, 4 * quads]`` in the order in which a row's activations lie."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from qcc.backends.llvm.builder import F32, Index, LoopBuilder, Value, constant, declare_kernel
 from qcc.backends.llvm.isa import InstructionSet
-from qcc.backends.llvm.kernels import Packed
+from qcc.backends.llvm.kernels import Packed, WithoutConstants
 from qcc.backends.llvm.kernels.curves import CURVES, Curve
 from qcc.backends.llvm.kernels.exponential import CHAINS, side_by_side
 from qcc.backends.llvm.kernels.lanes import Scalars, load_floats, store_floats
@@ -81,7 +81,7 @@ def _positions(k: LoopBuilder, nest: Nest, offsets: Sequence[Index], first: Inde
 
 
 @dataclass(frozen=True)
-class FloatBinaryKernel:
+class FloatBinaryKernel(WithoutConstants):
     """``target = op(a, b)`` over ``sizes``; a stride of 0 broadcasts.
 
     The target may be ``a`` or ``b`` itself where the views are equal.  Operands: ``a, b, target``.
@@ -105,10 +105,6 @@ class FloatBinaryKernel:
     def operands(self) -> tuple[str, ...]:
         """Pointer parameters in order."""
         return ("a", "b", "target")
-
-    def pack(self, isa: InstructionSet) -> Packed:
-        """No constants."""
-        return {}
 
     def emit(self, module: Any, isa: InstructionSet, symbol: str) -> Any:
         """Add the kernel's function to ``module``."""

@@ -24,7 +24,7 @@ from qcc.backends.llvm.builder import (
     vector,
 )
 from qcc.backends.llvm.isa import InstructionSet
-from qcc.backends.llvm.kernels import Packed
+from qcc.backends.llvm.kernels import WithoutConstants
 from qcc.backends.llvm.kernels.exponential import nan_where_unordered
 from qcc.backends.llvm.kernels.lanes import fused_multiply_add, load_floats, store_floats
 from qcc.backends.llvm.kernels.nest import View
@@ -38,7 +38,7 @@ MANY_ITEMS = 16
 
 
 @dataclass(frozen=True)
-class FloatMatmulKernel:
+class FloatMatmulKernel(WithoutConstants):
     """``output[m, n] = sum over k of a[m, k] * b[k, n]``, batched.
 
     ``batch`` are the leading sizes; the views have a stride for each of them (0 broadcasts), for
@@ -80,10 +80,6 @@ class FloatMatmulKernel:
     def macs(self) -> int:
         """Multiply-accumulates of one call."""
         return prod(self.batch) * self.rows * self.depth * self.columns
-
-    def pack(self, isa: InstructionSet) -> Packed:
-        """No constants."""
-        return {}
 
     def emit(self, module: Any, isa: InstructionSet, symbol: str) -> Any:
         """Add the kernel's function; threads share out panels, and rows where those are few."""

@@ -21,7 +21,7 @@ from qcc.backends.llvm.builder import (
     vector,
 )
 from qcc.backends.llvm.isa import InstructionSet
-from qcc.backends.llvm.kernels import Packed
+from qcc.backends.llvm.kernels import WithoutConstants
 from qcc.backends.llvm.kernels.exponential import nan_where_unordered
 from qcc.backends.llvm.kernels.lanes import load_floats, store_floats
 from qcc.backends.llvm.kernels.nest import View
@@ -35,7 +35,7 @@ VECTORS = 4
 
 
 @dataclass(frozen=True)
-class FloatPoolKernel:
+class FloatPoolKernel(WithoutConstants):
     """``output = pool(windows of input)`` on float32 images.
 
     ``sizes`` are images, rows, columns and channels of the output, ``source`` rows and columns of
@@ -70,10 +70,6 @@ class FloatPoolKernel:
     def operands(self) -> tuple[str, ...]:
         """Pointer parameters in order."""
         return ("input", "output")
-
-    def pack(self, isa: InstructionSet) -> Packed:
-        """No constants."""
-        return {}
 
     def emit(self, module: Any, isa: InstructionSet, symbol: str) -> Any:
         """Add the kernel's function; threads share out pixels and pieces of their channels."""

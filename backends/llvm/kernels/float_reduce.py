@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from qcc.backends.llvm.builder import F32, F64, Index, LoopBuilder, Value, constant, declare_kernel
 from qcc.backends.llvm.isa import InstructionSet
-from qcc.backends.llvm.kernels import Packed
+from qcc.backends.llvm.kernels import WithoutConstants
 from qcc.backends.llvm.kernels.exponential import nan_where_unordered
 from qcc.backends.llvm.kernels.lanes import load_floats
 from qcc.backends.llvm.kernels.nest import View
@@ -17,7 +17,7 @@ Reduction = Literal["sum", "mean", "length"]
 
 
 @dataclass(frozen=True)
-class FloatReduceKernel:
+class FloatReduceKernel(WithoutConstants):
     """One float32 for each of ``rows`` dense rows of ``length`` float32.
 
     ``length`` is the Euclidean one.  Operands: ``source, target``.
@@ -38,15 +38,6 @@ class FloatReduceKernel:
     def name(self) -> str:
         """Such as ``float_mean_64x288``."""
         return f"float_{self.op}_{self.rows}x{self.length}"
-
-    @property
-    def operands(self) -> tuple[str, ...]:
-        """Pointer parameters in order."""
-        return ("source", "target")
-
-    def pack(self, isa: InstructionSet) -> Packed:
-        """No constants."""
-        return {}
 
     def emit(self, module: Any, isa: InstructionSet, symbol: str) -> Any:
         """Add the kernel's function to ``module``."""

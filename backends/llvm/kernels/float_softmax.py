@@ -22,7 +22,7 @@ from qcc.backends.llvm.builder import (
     vector,
 )
 from qcc.backends.llvm.isa import InstructionSet
-from qcc.backends.llvm.kernels import Packed
+from qcc.backends.llvm.kernels import WithoutConstants
 from qcc.backends.llvm.kernels.exponential import (
     CHAINS,
     exponential,
@@ -35,7 +35,7 @@ from qcc.backends.llvm.kernels.rows import RowWriter, check_rows, each_row
 
 
 @dataclass(frozen=True)
-class FloatSoftmaxKernel:
+class FloatSoftmaxKernel(WithoutConstants):
     """Softmax along the last axis, which is contiguous in source and target.
 
     The target may be the source itself.  Operands: ``source, target``.
@@ -52,15 +52,6 @@ class FloatSoftmaxKernel:
     def name(self) -> str:
         """Such as ``float_softmax_1x1000``."""
         return f"float_softmax_{'x'.join(map(str, self.sizes))}"
-
-    @property
-    def operands(self) -> tuple[str, ...]:
-        """Pointer parameters in order."""
-        return ("source", "target")
-
-    def pack(self, isa: InstructionSet) -> Packed:
-        """No constants."""
-        return {}
 
     def emit(self, module: Any, isa: InstructionSet, symbol: str) -> Any:
         """Add the kernel's function to ``module``."""

@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from qcc.backends.llvm.builder import Index, LoopBuilder, constant, declare_kernel
 from qcc.backends.llvm.isa import InstructionSet
-from qcc.backends.llvm.kernels import Packed
+from qcc.backends.llvm.kernels import WithoutConstants
 from qcc.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class IntegerClipKernel:
+class IntegerClipKernel(WithoutConstants):
     """``min(max(x, low), high)`` of ``count`` dense signed integers of ``bits`` bits.
 
     Operands: ``source, target``, which may be the same.
@@ -34,15 +34,6 @@ class IntegerClipKernel:
     def name(self) -> str:
         """Such as ``clip_int32_2048``."""
         return f"clip_int{self.bits}_{self.count}"
-
-    @property
-    def operands(self) -> tuple[str, ...]:
-        """Pointer parameters in order."""
-        return ("source", "target")
-
-    def pack(self, isa: InstructionSet) -> Packed:
-        """No constants."""
-        return {}
 
     def emit(self, module: Any, isa: InstructionSet, symbol: str) -> Any:
         """Add the kernel's function to ``module``; threads share out the elements."""
