@@ -24,7 +24,7 @@ from qcc.backends.llvm.model import (
 from qcc.backends.llvm.module import ModuleText, write_module
 from qcc.backends.llvm.planner import Planner, Segment
 from qcc.backends.llvm.select import SELECTORS
-from qcc.backends.llvm.sync import CONTROL_BYTES
+from qcc.backends.llvm.sync import CONTROL_BYTES, claims_bytes
 from qcc.errors import ModelError
 from qcc.ir.core import Graph, Value
 from qcc.ir.integer.region import region_body
@@ -108,7 +108,8 @@ def _place(planner: Planner, segments: Sequence[Segment]) -> int:
         for index, buffer in enumerate(planner.buffers)
         if buffer in touched
     ]
-    plan = plan_memory(lifetimes, base=CONTROL_BYTES)
+    most_calls = max((len(segment.calls) for segment in segments), default=0)
+    plan = plan_memory(lifetimes, base=CONTROL_BYTES + claims_bytes(most_calls))
     for index, buffer in enumerate(planner.buffers):
         buffer.offset = plan.offsets.get(str(index), 0)
     return plan.size

@@ -2,10 +2,11 @@
 
 ``void run_<k>(ptr arena, ptr weights, ptr inputs, ptr outputs, i32 tid, i32 nthreads)`` runs native
 segment ``k``.  ``inputs`` and ``outputs`` are tables of pointers.  The arena begins with the
-control block of the team (:mod:`qcc.backends.llvm.sync`).
+control block of the team (:mod:`qcc.backends.llvm.sync`); several threads claim parts of each call.
 
 ``profile_<k>`` has one more argument, a table of 64-bit counters, one a call: it makes the same
-calls and adds the ticks that each took.  Both use the same kernels, so it costs few bytes.
+calls, each thread its even share, and adds the ticks that each took.  Both use the same kernels,
+so it costs few bytes.
 """
 
 from __future__ import annotations
@@ -17,11 +18,18 @@ from typing import Any
 from llvmlite import ir
 
 from qcc.backends.llvm.buffers import Buffer, Pointer
-from qcc.backends.llvm.builder import I32, I64, POINTER, LoopBuilder, Value
+from qcc.backends.llvm.builder import I32, I64, POINTER, LoopBuilder, Value, constant
 from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels import Kernel
 from qcc.backends.llvm.model import profile_symbol
-from qcc.backends.llvm.sync import declare_barrier, with_synchronization
+from qcc.backends.llvm.sync import (
+    CLAIM_LINE,
+    CONTROL_BYTES,
+    PARTS_EACH,
+    declare_barrier,
+    declare_claim,
+    with_synchronization,
+)
 
 _WRITTEN = ("output", "target")
 """Operands of kernels that they write."""
@@ -30,6 +38,9 @@ STEP_ARGUMENTS = ("arena", "weights", "inputs", "outputs", "tid", "nthreads")
 
 _COUNTERS = {"x86_64": "llvm.readcyclecounter", "aarch64": "llvm.readsteadycounter"}
 """What reads a counter of constant rate without privileges (the cycle counter of ARM has them)."""
+
+
+_ONE = constant(I32, 1)
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,7 @@ def write_module(
     """Emit every kernel once and one function a segment.  Buffers must have their offsets."""
     module = ir.Module(name)
     module.triple = isa.triple
-    barrier = declare_barrier(module)
+    barrier, claim = declare_barrier(module), declare_claim(module)
     result = ModuleText("")
     functions: dict[Kernel, Any] = {}
     for index, calls in enumerate(segments):
@@ -83,11 +94,11 @@ def write_module(
         for call in calls:
             if call.kernel not in functions:
                 functions[call.kernel] = _emit_kernel(module, isa, call.kernel, result.kernels)
-        _write_segment(module, symbol, calls, functions, barrier)
+        _write_segment(module, symbol, calls, functions, barrier, claim=claim)
         counter = _COUNTERS[isa.architecture]
-        _write_segment(module, profile_symbol(symbol), calls, functions, barrier, counter)
+        _write_segment(module, profile_symbol(symbol), calls, functions, barrier, counter=counter)
         result.symbols.append(symbol)
-    result.text = with_synchronization(module, isa)
+    result.text = with_synchronization(module, isa, max(map(len, segments), default=0))
     return result
 
 
@@ -112,9 +123,12 @@ def _write_segment(
     calls: Sequence[Call],
     functions: Mapping[Kernel, Any],
     barrier: Any,
+    *,
+    claim: Any = None,
     counter: str | None = None,
 ) -> None:
-    """The calls in order; with ``counter`` (an intrinsic) the form that counts ticks."""
+    """The calls in order, in parts that threads ``claim``; or with ``counter`` (an intrinsic),
+    the form that counts ticks."""
     names = STEP_ARGUMENTS if counter is None else (*STEP_ARGUMENTS, "ticks")
     types = [I32 if name in ("tid", "nthreads") else POINTER for name in names]
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), types), symbol)
@@ -125,16 +139,55 @@ def _write_segment(
     tid, nthreads = k.operand("tid"), k.operand("nthreads")
     since: list[Call] = []
     clock = None if counter is None else _Clock(module, k, counter)
+    claims = None if claim is None else _Claims(k, claim)
     for index, call in enumerate(calls):
         if any(_depends(call, earlier) for earlier in since):
             k.ir.call(barrier, [k.operand("arena"), nthreads])
             since = []
         since.append(call)
         arguments = [_address(k, call.pointers[name]) for name in call.kernel.operands]
-        k.ir.call(functions[call.kernel], [*arguments, tid, nthreads])
+        if claims is not None:
+            claims.call(functions[call.kernel], arguments, index)
+        else:
+            k.ir.call(functions[call.kernel], [*arguments, tid, nthreads])
         if clock is not None:
             clock.lap(index)
     k.finish()
+
+
+class _Claims:
+    """Calls kernels part by part; one thread alone makes the whole call at once."""
+
+    def __init__(self, k: LoopBuilder, claim: Any) -> None:
+        self._k, self._claim = k, claim
+        builder, nthreads = k.ir, k.operand("nthreads")
+        few = builder.icmp_signed("<", nthreads, constant(I32, CLAIM_LINE // 4))
+        self._words = words = builder.select(few, nthreads, constant(I32, CLAIM_LINE // 4))
+        self._home = builder.sdiv(builder.mul(k.operand("tid"), words), nthreads)
+        sharers = builder.sdiv(builder.add(nthreads, builder.sub(words, _ONE)), words)
+        self._each = builder.mul(sharers, constant(I32, PARTS_EACH))
+        self._parts = builder.mul(self._each, words)
+        self._alone = builder.icmp_signed("==", nthreads, _ONE)
+
+    def call(self, function: Any, arguments: Sequence[Value], index: int) -> None:
+        """Call number ``index`` of the segment."""
+        k, builder = self._k, self._k.ir
+        with builder.if_else(self._alone) as (alone, together):
+            with alone:
+                builder.call(function, [*arguments, constant(I32, 0), _ONE])
+            with together:
+                line = k.at(k.operand("arena"), CONTROL_BYTES + CLAIM_LINE * index)
+                look = builder.append_basic_block("claim")
+                work, done = builder.append_basic_block("work"), builder.append_basic_block("done")
+                builder.branch(look)
+                builder.position_at_end(look)
+                part = builder.call(self._claim, [line, self._home, self._words, self._each])
+                left = builder.icmp_signed(">=", part, constant(I32, 0))
+                builder.cbranch(left, work, done)
+                builder.position_at_end(work)
+                builder.call(function, [*arguments, part, self._parts])
+                builder.branch(look)
+                builder.position_at_end(done)
 
 
 class _Clock:

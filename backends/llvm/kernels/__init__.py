@@ -31,8 +31,9 @@ class Kernel(Protocol):
 
     ``pack`` takes the kernel's constants as numpy arrays by keyword (each kernel says which) and
     gives the bytes of those of its ``operands`` that are constants.  ``emit`` adds the function
-    ``void symbol(ptr operand..., i32 tid, i32 nthreads)`` to ``module``; called by every thread
-    with its ``tid`` in ``range(nthreads)``, it does its share of the work, for any ``nthreads``.
+    ``void symbol(ptr operand..., i32 tid, i32 nthreads)`` to ``module``; called once with every
+    ``tid`` in ``range(nthreads)``, on any thread, it does that share of the work, for any
+    ``nthreads``: a call may be cut into more shares than there are threads.
     """
 
     @property
