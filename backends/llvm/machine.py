@@ -57,23 +57,24 @@ def _target_machine(isa: InstructionSet) -> Any:
     )
 
 
-def _optimized(text: str, isa: InstructionSet) -> tuple[Any, Any]:
-    """Parse, verify and optimize a module: ``(module, target machine)``.
+def _prepared(text: str, isa: InstructionSet) -> tuple[Any, Any]:
+    """Parse, verify and prepare a module for code generation: ``(module, target machine)``.
 
-    Kernels choose their own unrolling and vector widths, so LLVM's loop unrolling and its two
-    vectorizers stay off: they would only spill registers and slow compilation down.
+    Kernels choose their own unrolling, tiles and vector widths, so that LLVM's optimizer finds
+    nothing to win in them, and takes as long as all of code generation (which merges, hoists and
+    schedules instructions itself).  Two cheap passes only shorten the lives of addresses, which
+    saves registers.
     """
     target = _target_machine(isa)
     module = binding.parse_assembly(text)
     module.triple = target.triple
     module.data_layout = str(target.target_data)
     module.verify()
-    options = binding.create_pipeline_tuning_options(speed_level=3)
-    options.loop_unrolling = False
-    options.loop_vectorization = False
-    options.slp_vectorization = False
-    passes = binding.create_pass_builder(target, options)
-    passes.getModulePassManager().run(module, passes)
+    builder = binding.create_pass_builder(target, binding.create_pipeline_tuning_options())
+    passes = binding.create_new_module_pass_manager()
+    passes.add_reassociate_pass()
+    passes.add_lcssa_pass()
+    passes.run(module, builder)
     return module, target
 
 
@@ -88,15 +89,15 @@ class CompiledObject:
     @functools.cached_property
     def assembly(self) -> str:
         """Text of the machine code, compiled again from ``source`` when first asked for."""
-        module, target = _optimized(self.source, self.isa)
+        module, target = _prepared(self.source, self.isa)
         return str(target.emit_assembly(module))
 
 
 def compile_module(module: Any, isa: InstructionSet) -> CompiledObject:
     """Compile an ``llvmlite.ir.Module`` (or its text).  Equal modules give equal bytes."""
     text = str(module)
-    optimized, target = _optimized(text, isa)
-    return CompiledObject(isa, target.emit_object(optimized), text)
+    prepared, target = _prepared(text, isa)
+    return CompiledObject(isa, target.emit_object(prepared), text)
 
 
 class LoadedCode:

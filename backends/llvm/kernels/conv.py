@@ -168,9 +168,10 @@ def has_safe_pairs(weight: Any, *, tight: bool = False) -> bool:
     padding is zero); in a ``tight`` kernel the taps follow each other without padding.
     """
     w = np.asarray(weight)
+    if parts_needed(w) > 1:
+        return False
     rows = weight_matrix(w, tight=tight)
-    sums = lane_sums(rows.reshape(1, len(rows), -1, 4))
-    return parts_needed(w) == 1 and bool(safe_groups(sums).all())
+    return bool(safe_groups(lane_sums(rows.reshape(1, len(rows), -1, 4))).all())
 
 
 LEAST_PARTNERS = 0.25

@@ -30,15 +30,17 @@ Bytes = NDArray[np.uint8]
 def lane_sums(tiles: NDArray[np.integer]) -> Bytes:
     """What the weights of each sign sum to in every 16-bit lane, at most 255.
 
-    ``tiles`` int ``[tiles, lanes, groups, 4]``; the result is ``[tiles, groups, 4 * lanes]``: two
-    16-bit lanes of a 32-bit one, positive sums before negative.
+    ``tiles`` within int8 ``[tiles, lanes, groups, 4]``; the result is ``[tiles, groups, 4 *
+    lanes]``: two 16-bit lanes of a 32-bit one; positive sums come before negative ones.
     """
-    pairs = tiles.transpose(0, 2, 1, 3).astype(np.int16)
-    first, second = pairs[..., 0::2], pairs[..., 1::2]
-    high = np.maximum(first, 0) + np.maximum(second, 0)
-    low = np.maximum(-first, 0) + np.maximum(-second, 0)
-    sums = np.concatenate([high, low], axis=-1).reshape(*pairs.shape[:2], -1)
-    return np.asarray(np.minimum(sums, 255), np.uint8)
+    words = np.ascontiguousarray(tiles.astype(np.int8)).view(np.uint32)[..., 0]
+    weights = np.ascontiguousarray(words.transpose(0, 2, 1)).view(np.int8)
+    count, groups, width = weights.shape
+    sums = np.empty((count, groups, 2, width // 2), np.uint8)
+    for sign, part in enumerate((np.maximum(weights, 0), -np.minimum(weights, 0))):
+        pairs = part.view(np.uint16)  # (-128 turned round is 128 as an unsigned byte)
+        sums[:, :, sign] = np.minimum((pairs & 255) + (pairs >> 8), 255)
+    return sums.reshape(count, groups, width)
 
 
 def safe_groups(sums: Bytes) -> NDArray[np.bool_]:
