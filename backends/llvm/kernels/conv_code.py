@@ -12,7 +12,7 @@ from qcc.backends.llvm.kernels.conv_plan import ConvPlan
 from qcc.backends.llvm.kernels.epilogue import EpilogueWriter, ParameterBlock, Place
 from qcc.backends.llvm.kernels.gather import Gather
 from qcc.backends.llvm.kernels.gemm import GemmWriter, Row, Sources
-from qcc.backends.llvm.kernels.window import pixel_offset
+from qcc.backends.llvm.kernels.window import Pitches
 
 if TYPE_CHECKING:
     from qcc.backends.llvm.kernels.conv import ConvKernel
@@ -141,18 +141,26 @@ class ConvWriter:
         k.loop(first, last, row, name="copy")
 
     def _input_offset(self, row: Index, group: Index) -> Index:
+        return self._input_offsets(row, 1, group)[0]
+
+    def _input_offsets(self, row: Index, count: int, group: Index) -> list[Index]:
+        """Where the windows of ``count`` pixels of the output begin, from number ``row`` on."""
         k, kernel = self.k, self.kernel
         layout, target, strides = kernel.input, kernel.output, kernel.window.strides
-        offset = pixel_offset(
-            k,
-            row,
+        pitches = Pitches(
+            target.batch,
             (target.height, target.width),
             layout.image_bytes,
             strides[0] * layout.row_bytes,
             strides[1] * layout.channel_stride,
         )
         channel = k.mul(group, layout.channels // kernel.groups)
-        return k.add(k.add(offset, kernel.window.origin(layout)), channel)
+        origin = k.add(channel, kernel.window.origin(layout))
+        return [k.add(o, origin) for o in pitches.offsets(k, row, count, self._aligned(count))]
+
+    def _aligned(self, height: int) -> int:
+        """What the first row of every tile of ``height`` rows is a multiple of."""
+        return 1 if self.taller else height
 
     def _sources(self, row: Index, block: Index, height: int, group: Index) -> Sources:
         k, plan = self.k, self.plan
@@ -163,7 +171,7 @@ class ConvWriter:
         if plan.source == "copy":
             return Sources(copied, copied)
         if plan.source == "taps":
-            offsets = [self._input_offset(k.add(row, r), group) for r in range(height)]
+            offsets = self._input_offsets(row, height, group)
             rows = [Row(k.at(k.operand("input"), offset)) for offset in offsets]
             return Sources(rows, copied)
         base = k.at(k.operand("input"), self._input_offset(row, group))
@@ -177,27 +185,24 @@ class ConvWriter:
         first = k.mul(column.number, self.plan.schedule.vectors * self.isa.lanes)
         channel = k.add(k.mul(column.group, per_group), first)
         size, residual = kernel.epilogue.element_bytes, kernel.epilogue.residual
-        places = []
-        for r in range(height):
-            number = k.add(row, r)
-            offset = self._output_offset(kernel.output, number, channel, size)
-            pointer = None
-            if residual is not None:
-                addend = self._output_offset(residual, number, channel, 1)
-                pointer = k.at(k.operand("residual"), addend)
-            places.append(Place(k.at(k.operand("output"), offset), pointer, column.writable))
-        return places
+        targets = self._result_offsets(kernel.output, row, height, channel, size)
+        addends: list[Index] = [0] * height
+        if residual is not None:
+            addends = self._result_offsets(residual, row, height, channel, 1)
+        return [
+            Place(
+                k.at(k.operand("output"), target),
+                None if residual is None else k.at(k.operand("residual"), addend),
+                column.writable,
+            )
+            for target, addend in zip(targets, addends, strict=True)
+        ]
 
-    def _output_offset(
-        self, layout: ActivationLayout, row: Index, channel: Index, size: int
-    ) -> Index:
+    def _result_offsets(
+        self, layout: ActivationLayout, row: Index, count: int, channel: Index, size: int
+    ) -> list[Index]:
+        """Where ``channel`` of ``count`` pixels from number ``row`` on lies in a result."""
         k = self.k
-        offset = pixel_offset(
-            k,
-            row,
-            (layout.height, layout.width),
-            layout.image_bytes * size,
-            layout.row_bytes * size,
-            layout.channel_stride * size,
-        )
-        return k.add(k.add(offset, layout.interior_offset * size), k.mul(channel, size))
+        first = k.add(k.mul(channel, size), layout.interior_offset * size)
+        pitches = Pitches.of(layout, size)
+        return [k.add(o, first) for o in pitches.offsets(k, row, count, self._aligned(count))]
