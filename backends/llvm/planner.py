@@ -245,7 +245,7 @@ class Planner:
     def _note_halos(self, node: Node) -> None:
         from qcc.backends.llvm.selectors.windows import wanted_halo
 
-        wanted = wanted_halo(node)
+        wanted = wanted_halo(node, self.isa)
         if wanted is not None and wanted != NO_HALO and _has_room(node.operand(0)):
             value = self.placement.root(node.operand(0))
             before = self._halos.get(value, NO_HALO)

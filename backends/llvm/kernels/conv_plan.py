@@ -12,7 +12,14 @@ from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels import STACK_LIMIT
 from qcc.backends.llvm.kernels.gemm import Walk
 from qcc.backends.llvm.kernels.panels import Panels
-from qcc.backends.llvm.schedule import GemmSchedule, GemmShape, Inner, alternatives, gemm_schedule
+from qcc.backends.llvm.schedule import (
+    GemmSchedule,
+    GemmShape,
+    Inner,
+    alternatives,
+    gemm_cycles,
+    gemm_schedule,
+)
 from qcc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -107,6 +114,15 @@ class ConvPlan:
     def alternatives(self) -> list[GemmSchedule]:
         """Schedules worth measuring, the cost model's own first."""
         return alternatives(self.panels.isa, self.inner, self.shape)
+
+    @property
+    def cycles(self) -> float:
+        """What the cost model predicts."""
+        cut, shape = self.schedule, self.shape
+        tile, turns = (cut.rows, cut.vectors), -(-shape.k // 4)
+        isa = self.panels.isa
+        groups = self.kernel.groups
+        return groups * gemm_cycles(isa, self.inner, tile, shape.m, shape.n, turns, shape.partners)
 
     @property
     def scratch_bytes(self) -> int:

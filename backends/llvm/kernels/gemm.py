@@ -141,11 +141,12 @@ class GemmWriter:
             table = k.at(tables, k.mul(column, self.panels.table_bytes))
             accumulators = self._sorted(sources, panel, table, start)
         else:
-            accumulators = self._walk(rows, panel, start)
+            accumulators = self.products(rows, panel, start)
         lines = [accumulators[r * vectors : (r + 1) * vectors] for r in range(len(rows))]
         self.epilogue.finish(lines, first_vector, places())
 
-    def _walk(self, rows: Sequence[Row], panel: Value, accumulators: list[Value]) -> list[Value]:
+    def products(self, rows: Sequence[Row], panel: Value, accumulators: list[Value]) -> list[Value]:
+        """``accumulators`` (row by row) and the products of ``rows`` with one column tile."""
         k, walk = self.k, self.walk
         vectors = len(accumulators) // len(rows)
         run_bytes = walk.quads * vectors * self.panels.quad_bytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qcc.backends.llvm.builder import I64, Index, LoopBuilder
+from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels.activation import ActivationLayout
 from qcc.errors import ConfigError
 
@@ -42,6 +43,11 @@ class Window:
                 raise ConfigError(
                     f"The windows {self} leave the input {source}; give the input a larger halo."
                 )
+
+    def fits_winograd(self, isa: InstructionSet) -> bool:
+        """Whether windows are those of ``winograd.py``, which ``isa`` gains from."""
+        geometry = self.kernel, self.strides, self.dilations
+        return isa.dot == "vpmaddwd" and geometry == ((3, 3), (1, 1), (1, 1))
 
     def origin(self, source: ActivationLayout) -> int:
         """Byte offset of the first pixel of the first window."""

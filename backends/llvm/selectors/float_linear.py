@@ -40,7 +40,7 @@ def select_float_conv(planner: Planner, node: Node) -> None:
 
 def _with_halo(planner: Planner, node: Node) -> Stored:
     """The input; a copy with a halo where it lies without one."""
-    value, halo = node.operand(0), wanted_halo(node)
+    value, halo = node.operand(0), wanted_halo(node, planner.isa)
     source = planner.source(value)
     if halo is None or halo == NO_HALO or _reaches(source, halo):
         return source

@@ -18,6 +18,7 @@ from qcc.backends.llvm.kernels.activation import ActivationLayout
 from qcc.backends.llvm.kernels.conv import ConvKernel, conv_kernel, with_partners
 from qcc.backends.llvm.kernels.depthwise import depthwise_kernel
 from qcc.backends.llvm.kernels.window import Window
+from qcc.backends.llvm.kernels.winograd import in_winograd_domain
 from qcc.backends.llvm.planner import Planner
 from qcc.backends.llvm.selectors.elementwise import native_table
 from qcc.backends.llvm.selectors.layouts import layout_of
@@ -185,6 +186,10 @@ def _kernel(
         )
         return packed
 
-    if planner.chooser is not None and isinstance(kernel, ConvKernel):
-        kernel = planner.chooser.choose(kernel, pack)
+    if isinstance(kernel, ConvKernel):
+        transformed = in_winograd_domain(kernel, linear.weight, planner.isa)
+        if transformed is not None:
+            kernel = transformed
+        elif planner.chooser is not None:
+            kernel = planner.chooser.choose(kernel, pack)
     return kernel, pack(kernel)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qcc.backends.llvm.buffers import image_shape
+from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels.window import Window
 from qcc.ir.core import Node
 from qcc.ir.ops import attribute
@@ -27,8 +28,11 @@ def conv_kernel_shape(node: Node) -> tuple[int, int]:
     return shape[2], shape[3]
 
 
-def wanted_halo(node: Node) -> tuple[int, int, int, int] | None:
-    """Pixels (top, left, bottom, right) that the node reads around its first operand."""
+def wanted_halo(node: Node, isa: InstructionSet) -> tuple[int, int, int, int] | None:
+    """Pixels (top, left, bottom, right) that the node reads around its first operand.
+
+    Where it may run in Winograd's domain, whole tiles of two by two outputs are looked at.
+    """
     if node.op not in ("q.conv", "q.float_conv"):
         return None
     window = window_of(node, conv_kernel_shape(node))
@@ -39,4 +43,6 @@ def wanted_halo(node: Node) -> tuple[int, int, int, int] | None:
         span = (window.kernel[axis] - 1) * window.dilations[axis]
         reach = (target[axis] - 1) * window.strides[axis] + span - window.pads[axis]
         after.append(max(0, reach - source[axis] + 1))
+    if node.op == "q.conv" and int(attribute(node, "group")) == 1 and window.fits_winograd(isa):
+        after = [size + count % 2 for size, count in zip(after, target, strict=True)]
     return window.pads[0], window.pads[1], after[0], after[1]

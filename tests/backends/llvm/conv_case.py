@@ -16,6 +16,7 @@ from qcc.backends.llvm.kernels.conv import ConvKernel, conv_kernel, with_partner
 from qcc.backends.llvm.kernels.depthwise import DepthwiseKernel, depthwise_kernel
 from qcc.backends.llvm.kernels.epilogue import Form
 from qcc.backends.llvm.kernels.window import Window
+from qcc.backends.llvm.kernels.winograd import WinogradKernel, can_transform
 from tests.backends.llvm.native import aligned, interior, outside_intact, physical, run
 
 FILL = 0x5A
@@ -52,6 +53,7 @@ class ConvCase:
     extra_stride: int = 0
     scale: float = 1.0
     depthwise: bool = False
+    winograd: bool = False
 
     @property
     def output_size(self) -> tuple[int, int]:
@@ -105,8 +107,9 @@ def check_conv(
     bias = rng.integers(-3000, 3000, case.outputs).astype(np.int32)
     top, left, bottom, right = case.pads
     stride = -(-case.channels // 4) * 4 + case.extra_stride
+    below, beside = (bottom + oh % 2, right + ow % 2) if case.winograd else (bottom, right)
     source = ActivationLayout(
-        n, case.height, case.width, case.channels, stride, top, left, bottom, right
+        n, case.height, case.width, case.channels, stride, top, left, below, beside
     )
     halo = case.output_halo
     out_stride = -(-case.outputs // 4) * 4 + case.extra_stride
@@ -128,12 +131,15 @@ def check_conv(
         "residual_multiplier": residual_multiplier,
         "table": case.table,
     }
-    kernel: ConvKernel | DepthwiseKernel
+    kernel: ConvKernel | DepthwiseKernel | WinogradKernel
     if case.depthwise:
         kernel = depthwise_kernel(source, target, w, **common)
     else:
-        kernel = conv_kernel(source, target, w, groups=case.groups, **common)
-        kernel = with_partners(kernel, w, isa)
+        direct = conv_kernel(source, target, w, groups=case.groups, **common)
+        kernel = with_partners(direct, w, isa)
+        if case.winograd:
+            assert can_transform(direct, w, isa)
+            kernel = WinogradKernel(direct)
     table = rng.integers(0, 256, 256).astype(np.uint8)
     r = rng.integers(0, 256, (n, case.outputs, oh, ow))
     packed = kernel.pack(
