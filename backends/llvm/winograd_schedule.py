@@ -13,18 +13,19 @@ POSITIONS = 16
 SCRATCH_BYTES = 200 * 1024
 """What transformed activations and sums of one block may take of the second-level cache."""
 
-ROWS, VECTORS = 6, 2
-"""Twelve accumulators, two weights, an activation and a product: all registers of AVX2."""
+ROWS, VECTORS = (6, 5, 4), 2
+"""Rows and vectors of a register tile: 6 x 2 accumulators, two weights, an activation and a product
+are all registers of AVX2; with fewer rows, less is computed for nothing where tiles are few."""
 
 WORK_ITEMS = 8
 """Work items to aim for: chunks of columns repeat the transform of the activations."""
 
-TURN, TILE, SEEN, RESULT = 1.12, 14.0, 26.0, 24.0
+TURN, TILE, SEEN, RESULT = 1.25, 18.0, 20.0, 20.0
 """Cycles, measured on Zen 3: of a multiplication and its addition, in halves of a cycle each; to
 begin and store a tile of sums; to transform 16 channels of a tile, and to transform a vector of
 its sums back and requantize it."""
 
-CACHED_BYTES, FAR_BYTES = 384 * 1024, 10.0
+CACHED_BYTES, FAR_BYTES = 384 * 1024, 4.5
 """Weights that stay in the second-level cache; bytes a cycle at which more of them arrive."""
 
 
@@ -38,29 +39,33 @@ class WinogradShape:
 
     def schedule(self, isa: InstructionSet) -> GemmSchedule:
         """How the products of every position are cut, in tiles as rows."""
+        cuts = [self._cut(isa, min(rows, self.tiles)) for rows in ROWS]
+        return min(cuts, key=lambda cut: self._cycles(isa, cut))
+
+    def cycles(self, isa: InstructionSet) -> float:
+        """Predicted cycles of the whole convolution."""
+        return self._cycles(isa, self.schedule(isa))
+
+    def _cut(self, isa: InstructionSet, rows: int) -> GemmSchedule:
         width = min(VECTORS, -(-self.n // isa.lanes))
         tile_bytes = POSITIONS * (2 * -(-self.c // 16) * 16 + width * isa.vector_bytes)
-        most = max(ROWS, SCRATCH_BYTES // tile_bytes)
-        blocks = -(-self.tiles // most)
-        rows = min(ROWS, self.tiles)
+        blocks = -(-self.tiles // max(rows, SCRATCH_BYTES // tile_bytes))
         per_block = -(-self.tiles // blocks)
         columns = -(-self.n // (width * isa.lanes))
         chunks = min(columns, -(-WORK_ITEMS // blocks))
         return GemmSchedule(rows, width, -(-per_block // rows), -(-columns // chunks))
 
-    def cycles(self, isa: InstructionSet) -> float:
-        """Predicted cycles of the whole convolution."""
-        cut = self.schedule(isa)
+    def _cycles(self, isa: InstructionSet, cut: GemmSchedule) -> float:
         vectors = -(-self.n // isa.lanes)
         columns = -(-vectors // cut.vectors)
-        height = min(cut.block_tiles * cut.rows, self.tiles)
-        blocks = -(-self.tiles // height)
         chunks = -(-columns // cut.chunk_tiles)
+        blocks, rest = divmod(self.tiles, cut.block_tiles * cut.rows)
+        row_tiles = blocks * cut.block_tiles + -(-rest // cut.rows)
         turns = -(-self.c // 4) * 2
         tile = turns * cut.rows * cut.vectors * TURN / 2 + TILE
-        row_tiles = blocks * -(-height // cut.rows)
         products = POSITIONS * row_tiles * columns * tile
         transforms = self.tiles * (-(-self.c // 16) * SEEN * chunks + vectors * RESULT)
         weights = 2 * POSITIONS * self.c * self.n
-        arriving = blocks * weights / FAR_BYTES if weights > CACHED_BYTES else 0.0
+        passes = blocks + (rest > 0)
+        arriving = passes * weights / FAR_BYTES if weights > CACHED_BYTES else 0.0
         return max(products, arriving) + transforms

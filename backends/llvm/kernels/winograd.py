@@ -157,7 +157,7 @@ class WinogradKernel:
         return WinogradWriter(self, isa, declare_kernel(module, symbol, self.operands)).write()
 
 
-LEAST_GAIN = 1.08
+LEAST_GAIN = 1.05
 """How many times as long a direct convolution has to take by the cost models."""
 
 LEAST_TILES = 4
