@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from llvmlite import ir
@@ -26,6 +26,7 @@ from qcc.backends.llvm.isa import InstructionSet, can_run
 from qcc.backends.llvm.kernels import READ_SLACK, Packed
 from qcc.backends.llvm.kernels.conv import ConvKernel
 from qcc.backends.llvm.kernels.conv_plan import ConvPlan
+from qcc.backends.llvm.kernels.winograd import WinogradKernel
 from qcc.backends.llvm.schedule import GemmSchedule
 from qcc.errors import ConfigError, OutputError
 from qcc.files import atomic_file
@@ -46,11 +47,19 @@ def default_cache() -> Path:
     return Path(os.environ.get("QCC_CACHE") or Path(base) / "qcc") / "schedules.json"
 
 
+Form: TypeAlias = "ConvKernel | WinogradKernel"
+"""A kernel that can be measured."""
+
+Pack: TypeAlias = Callable[[Any], Packed]
+
+
 class Chooser(Protocol):
     """What may choose the schedule of a kernel."""
 
-    def choose(self, kernel: ConvKernel, pack: Callable[[ConvKernel], Packed]) -> ConvKernel:
-        """``kernel`` with its schedule; ``pack`` gives the constants for a form of it."""
+    def choose(
+        self, kernel: ConvKernel, pack: Pack, transformed: WinogradKernel | None = None
+    ) -> Form:
+        """``kernel`` with its schedule, or ``transformed``; ``pack`` gives a form's constants."""
         ...
 
 
@@ -80,22 +89,30 @@ class Tuner:
         self._cached = _read(self.cache)
         self._machine = f"{self.isa.name} {machine.compiler_identity()} qcc {__version__}"
 
-    def choose(self, kernel: ConvKernel, pack: Callable[[ConvKernel], Packed]) -> ConvKernel:
-        """``kernel`` with the fastest schedule: known, or measured while there is time."""
+    def choose(
+        self, kernel: ConvKernel, pack: Pack, transformed: WinogradKernel | None = None
+    ) -> Form:
+        """``kernel`` with the fastest schedule: known, or measured while there is time.
+
+        ``transformed`` is the same convolution in Winograd's domain where that is possible.
+        """
         key = self._key(kernel)
-        stored = self._found.get(key) or self._cached.get(key)
-        if stored is not None:
+        stored = self._found.get(key, self._cached.get(key))
+        if stored is not None and (stored or transformed is not None):
             self.known += 1
+            if not stored and transformed is not None:
+                return transformed
             return replace(kernel, schedule=GemmSchedule(*stored))
+        preferred = transformed is not None and transformed.gains(self.isa)
         if self._spent >= self.seconds:
             self.skipped += 1
-            return kernel
+            return transformed if preferred and transformed is not None else kernel
         start = time.perf_counter()
-        best = self._fastest(kernel, pack)
-        self._found[key] = list(astuple(best))
+        best = self._fastest(kernel, pack, transformed, preferred)
+        self._found[key] = [] if best is transformed else list(astuple(_schedule(best)))
         self.measured += 1
         self._spent += time.perf_counter() - start
-        return replace(kernel, schedule=best)
+        return best
 
     def save(self) -> None:
         """Add what was found to the cache; a cache that cannot be written is left alone."""
@@ -120,24 +137,34 @@ class Tuner:
         text = f"{self._machine} {replace(kernel, schedule=None)!r}"
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
-    def _fastest(self, kernel: ConvKernel, pack: Callable[[ConvKernel], Packed]) -> GemmSchedule:
+    def _fastest(
+        self, kernel: ConvKernel, pack: Pack, transformed: WinogradKernel | None, preferred: bool
+    ) -> Form:
         schedules = ConvPlan.of(kernel, self.isa).alternatives()
-        if len(schedules) == 1:
-            return schedules[0]
-        forms = [replace(kernel, schedule=schedule) for schedule in schedules]
+        forms: list[Form] = [replace(kernel, schedule=schedule) for schedule in schedules]
+        if transformed is not None:
+            forms.insert(0 if preferred else 1, transformed)
+        if len(forms) == 1:
+            return forms[0]
         runs = [_Run(form, self.isa, pack(form)) for form in forms]
         least = np.full(len(runs), np.inf)
         for _ in range(ROUNDS):
             for place, run in enumerate(runs):
                 least[place] = min(least[place], run.seconds())
         place = int(np.argmin(least))
-        return schedules[place if least[place] <= WORTHWHILE * least[0] else 0]
+        return forms[place if least[place] <= WORTHWHILE * least[0] else 0]
+
+
+def _schedule(form: Form) -> GemmSchedule:
+    assert isinstance(form, ConvKernel)
+    assert form.schedule is not None
+    return form.schedule
 
 
 class _Run:
     """A compiled kernel with memory of its own."""
 
-    def __init__(self, kernel: ConvKernel, isa: InstructionSet, packed: Packed) -> None:
+    def __init__(self, kernel: Form, isa: InstructionSet, packed: Packed) -> None:
         module = ir.Module("tuning")
         kernel.emit(module, isa, "kernel")
         compiled = machine.compile_module(module, isa)
@@ -176,7 +203,8 @@ def _aligned(data: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _read(path: Path) -> dict[str, list[int]]:
-    """What a cache holds; nothing where it is absent or damaged."""
+    """What a cache holds: schedules, or nothing for a kernel that is better off in Winograd's
+    domain.  It is empty where it is absent or damaged."""
     try:
         data = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -186,6 +214,6 @@ def _read(path: Path) -> dict[str, list[int]]:
         str(key): [int(number) for number in value]
         for key, value in (data.items() if isinstance(data, dict) else ())
         if isinstance(value, list)
-        and len(value) == fields
+        and len(value) in (0, fields)
         and all(isinstance(number, int) and number > 0 for number in value)
     }

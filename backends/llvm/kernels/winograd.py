@@ -44,6 +44,13 @@ TWICE_G = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]])
 """Twice the transform of the taps."""
 
 
+LEAST_GAIN = 1.05
+"""How many times as long a direct convolution has to take by the cost models."""
+
+LEAST_TILES = 4
+"""Fewer tiles leave most rows of a register tile empty."""
+
+
 def transformed_weights(weight: NDArray[Any]) -> NDArray[np.int16]:
     """``4 G g G^T`` of int8 weights ``[O, C, 3, 3]``: int16 ``[16, O, C]``."""
     made = np.einsum("ik,ockl,jl->ijoc", TWICE_G, np.asarray(weight, np.int64), TWICE_G)
@@ -102,13 +109,19 @@ class WinogradKernel:
         tiles = o.batch * -(-o.height // 2) * -(-o.width // 2)
         return WinogradShape(tiles, self.input.channels, o.channels)
 
-    def schedule(self, isa: InstructionSet) -> GemmSchedule:
+    def cut(self, isa: InstructionSet) -> GemmSchedule:
         """How the matrix products are cut."""
         return self.shape.schedule(isa)
 
+    def gains(self, isa: InstructionSet) -> bool:
+        """Whether the cost models think that it is faster than the direct convolution."""
+        if self.shape.tiles < LEAST_TILES:
+            return False
+        return ConvPlan.of(self.direct, isa).cycles >= LEAST_GAIN * self.shape.cycles(isa)
+
     def panels(self, isa: InstructionSet) -> Panels:
         """How the weights of one position are stored."""
-        vectors, quads = self.schedule(isa).vectors, self.walk.quads
+        vectors, quads = self.cut(isa).vectors, self.walk.quads
         form = self.epilogue.form
         return Panels(isa, "widened", 2, quads, self.output.channels, vectors, form)
 
@@ -157,27 +170,14 @@ class WinogradKernel:
         return WinogradWriter(self, isa, declare_kernel(module, symbol, self.operands)).write()
 
 
-LEAST_GAIN = 1.05
-"""How many times as long a direct convolution has to take by the cost models."""
-
-LEAST_TILES = 4
-"""Fewer tiles leave most rows of a register tile empty."""
-
-
 def in_winograd_domain(
     kernel: ConvKernel, weight: Any, isa: InstructionSet
 ) -> WinogradKernel | None:
-    """``kernel`` in the transformed domain where that is exact and faster on ``isa``.
+    """``kernel`` in the transformed domain, where that is possible and exact on ``isa``.
 
     ``weight`` int ``[O, C, 3, 3]``.
     """
-    if not can_transform(kernel, weight, isa):
-        return None
-    made = WinogradKernel(kernel)
-    if made.shape.tiles < LEAST_TILES:
-        return None
-    direct = ConvPlan.of(kernel, isa).cycles
-    return made if direct >= LEAST_GAIN * made.shape.cycles(isa) else None
+    return WinogradKernel(kernel) if can_transform(kernel, weight, isa) else None
 
 
 def can_transform(kernel: ConvKernel, weight: Any, isa: InstructionSet) -> bool:

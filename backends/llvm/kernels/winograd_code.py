@@ -25,7 +25,7 @@ class WinogradWriter:
     def __init__(self, kernel: WinogradKernel, isa: InstructionSet, function: Any) -> None:
         self.k = k = LoopBuilder(function)
         self.kernel, self.isa = kernel, isa
-        self.panels, self.schedule = kernel.panels(isa), kernel.schedule(isa)
+        self.panels, self.schedule = kernel.panels(isa), kernel.cut(isa)
         block = ParameterBlock(isa, self.panels.vectors, kernel.epilogue)
         self.epilogue = EpilogueWriter(k, isa, block, k.operand("parameters"))
         self.gemm = GemmWriter(k, self.panels, kernel.walk, self.schedule, self.epilogue)

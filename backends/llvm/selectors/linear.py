@@ -188,8 +188,8 @@ def _kernel(
 
     if isinstance(kernel, ConvKernel):
         transformed = in_winograd_domain(kernel, linear.weight, planner.isa)
-        if transformed is not None:
+        if planner.chooser is not None:
+            kernel = planner.chooser.choose(kernel, pack, transformed)
+        elif transformed is not None and transformed.gains(planner.isa):
             kernel = transformed
-        elif planner.chooser is not None:
-            kernel = planner.chooser.choose(kernel, pack)
     return kernel, pack(kernel)

@@ -57,6 +57,7 @@ def test_the_fastest_schedule_wins_and_is_remembered(
     timed(monkeypatch, 2)
     tuner = Tuner(isa, 60, cache)
     chosen = tuner.choose(kernel(), pack)
+    assert isinstance(chosen, ConvKernel)
     assert chosen.schedule == choices[2]
     assert tuner.choose(kernel(), pack) == chosen
     assert (tuner.measured, tuner.known, tuner.skipped) == (1, 1, 0)
@@ -78,6 +79,7 @@ def test_the_model_is_kept_where_nothing_is_faster(
     isa = host_instruction_set()
     timed(monkeypatch, -1)
     chosen = Tuner(isa, 60, tmp_path / "s.json").choose(kernel(), pack)
+    assert isinstance(chosen, ConvKernel)
     assert chosen.schedule == ConvPlan.of(kernel(), isa).schedule
 
 
@@ -111,6 +113,7 @@ def test_measuring_really_runs_kernels(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(tuning, "TURN_SECONDS", 0.0)
     isa = host_instruction_set()
     chosen = Tuner(isa, 60, tmp_path / "s.json").choose(kernel(), pack)
+    assert isinstance(chosen, ConvKernel)
     assert chosen.schedule in ConvPlan.of(kernel(), isa).alternatives()
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qcc.backends.llvm import tuning
 from qcc.backends.llvm.isa import INSTRUCTION_SETS
 from qcc.backends.llvm.kernels.activation import ActivationLayout
 from qcc.backends.llvm.kernels.conv import ConvKernel, conv_kernel
@@ -95,14 +97,39 @@ def kernel_of(
     return kernel, weight
 
 
-def test_it_is_chosen_where_it_wins() -> None:
-    kernel, weight = kernel_of((56, 56), 64, 64)
-    assert isinstance(in_winograd_domain(kernel, weight, AVX2), WinogradKernel)
-    few, weight = kernel_of((56, 56), 3, 16)
-    assert can_transform(few, weight, AVX2)
-    assert in_winograd_domain(few, weight, AVX2) is None, "too few channels for its transforms"
-    small, weight = kernel_of((2, 2), 64, 64)
-    assert in_winograd_domain(small, weight, AVX2) is None, "too few tiles"
+@pytest.mark.parametrize(
+    ("size", "channels", "wins"),
+    [((56, 56), 64, True), ((32, 32), 16, True), ((56, 56), 3, False), ((2, 2), 64, False)],
+)
+def test_it_is_chosen_where_it_wins(size: tuple[int, int], channels: int, wins: bool) -> None:
+    made = in_winograd_domain(*kernel_of(size, channels, 64), AVX2)
+    assert made is not None
+    assert made.gains(AVX2) == wins
+
+
+@pytest.mark.parametrize("winner", [0, 1])
+def test_tuning_measures_both_and_remembers(
+    winner: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel, weight = kernel_of((8, 8), 16, 16)
+    transformed = in_winograd_domain(kernel, weight, AVX2)
+
+    class Timed:
+        def __init__(self, form: object, isa: object, packed: object) -> None:
+            self.time = 1.0 if isinstance(form, WinogradKernel) == (winner == 1) else 2.0
+
+        def seconds(self) -> float:
+            return self.time
+
+    monkeypatch.setattr(tuning, "_Run", Timed)
+    monkeypatch.setattr(tuning, "can_run", lambda isa: True)
+    tuner = tuning.Tuner(AVX2, 60, tmp_path / "schedules.json")
+    chosen = tuner.choose(kernel, lambda form: {}, transformed)
+    assert (chosen is transformed) == (winner == 1)
+    tuner.save()
+    again = tuning.Tuner(AVX2, 1e-9, tmp_path / "schedules.json")
+    assert again.choose(kernel, lambda form: {}, transformed) == chosen
+    assert again.known == 1
 
 
 def test_it_is_refused_where_it_does_not_apply() -> None:
