@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -120,13 +121,10 @@ class DepthwiseWriter:
         bias = self.epilogue.bias(first_vector, cut.vectors)
         # Other forms have parameters in memory order of channels: their bias is added at the end.
         start = bias if natural else [constant(value.type, 0) for value in bias]
-        accumulators = [[list(start) for _ in range(pixels)] for _ in range(rows)]
-        for at, uses in self._columns(pixels).items():
-            groups = self._column(k.at(source, at * layout.channel_stride), rows)
-            for pixel, kx in uses:
-                for row in range(rows):
-                    self._accumulate(accumulators[row][pixel], groups, weights, kx, row)
-        flat = [values for line in accumulators for values in line]
+        if pixels == 1 and self.isa.dot == "vpmaddwd":
+            flat = self._looped(source, weights, [start] * rows)
+        else:
+            flat = self._unrolled(source, weights, [[start] * pixels] * rows)
         if not natural:
             flat = [self._natural(values, bias) for values in flat]
         places = [
@@ -135,6 +133,38 @@ class DepthwiseWriter:
             for i in range(pixels)
         ]
         self.epilogue.finish(flat, first_vector, places)
+
+    def _unrolled(
+        self, source: Value, weights: Value, start: Sequence[Sequence[list[Value]]]
+    ) -> list[list[Value]]:
+        """All columns of taps of a tile; an input column serves every pixel that looks at it."""
+        k, layout = self.k, self.kernel.input
+        accumulators = [[list(values) for values in line] for line in start]
+        for at, uses in self._columns(len(start[0])).items():
+            groups = self._column(k.at(source, at * layout.channel_stride), len(start))
+            for pixel, kx in uses:
+                for row, line in enumerate(accumulators):
+                    self._accumulate(line[pixel], groups, weights, kx, row)
+        return [values for line in accumulators for values in line]
+
+    def _looped(
+        self, source: Value, weights: Value, start: Sequence[list[Value]]
+    ) -> list[list[Value]]:
+        """The same for one column of pixels, column of taps by column: registers suffice."""
+        k, window, vectors = self.k, self.kernel.window, self.cut.vectors
+        pitch = window.dilations[1] * self.kernel.input.channel_stride
+
+        def column(kx: Index, *values: Value) -> list[Value]:
+            groups = self._column(k.at(source, k.mul(kx, pitch)), len(start))
+            lines = [list(values[i : i + vectors]) for i in range(0, len(values), vectors)]
+            taps = k.at(weights, k.mul(kx, self.cut.column_bytes))
+            for row, line in enumerate(lines):
+                self._accumulate(line, groups, taps, 0, row)
+            return [value for line in lines for value in line]
+
+        flat = [value for line in start for value in line]
+        found = k.loop(0, window.kernel[1], column, carried=flat, name="taps")
+        return [found[i : i + vectors] for i in range(0, len(found), vectors)]
 
     def _columns(self, pixels: int) -> dict[int, list[tuple[int, int]]]:
         """Input column to the ``(pixel, kx)`` that it serves, left to right."""
@@ -154,7 +184,7 @@ class DepthwiseWriter:
         rows = [k.load(vector(I8, cut.channels), pointer, y * pitch) for y in range(count)]
         if self.isa.dot == "sdot":
             rows = [k.ir.xor(row, constant(row.type, -128)) for row in rows]
-        if self.isa.dot == "vpmaddwd":
+        if self.isa.dot == "vpmaddwd" and cut.vectors == 2:
             rows = [k.ir.zext(row, vector(I16, cut.channels)) for row in rows]
         # Rows past the last tap meet zero weights, so any value will do.
         rows += [rows[-1]] * (-count % cut.group)
@@ -163,9 +193,17 @@ class DepthwiseWriter:
     def _interleave(self, rows: list[Value]) -> list[Value]:
         """Rows side by side in every lane, in the order of ``lane_channels``."""
         k = self.k
-        if len(rows) == 2:
-            return [primitives.unpack(k, *rows, high=high) for high in (False, True)]
         type_ = rows[0].type
+        if len(rows) == 2:
+            halves = [primitives.unpack(k, *rows, high=high) for high in (False, True)]
+            if type_.element == I16:
+                return halves
+            wide, zero = vector(I16, type_.count // 2), constant(type_, 0)
+            return [
+                k.ir.bitcast(primitives.unpack(k, half, zero, high=high), wide)
+                for half in halves
+                for high in (False, True)
+            ]
         words = vector(I16, type_.count // 2)
         result = []
         for high in (False, True):

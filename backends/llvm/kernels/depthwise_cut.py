@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from qcc.backends.llvm.kernels.depthwise import DepthwiseKernel
 
 
+MOST_PADDING = 1.12
+"""How many times as many channels may be computed, for the sake of whole vectors."""
+
+
 @dataclass(frozen=True)
 class ChannelCut:
     """Blocks of channels that are computed together, the tile, and the layout of the weights.
@@ -34,8 +38,17 @@ class ChannelCut:
 
     @property
     def vectors(self) -> int:
-        """Accumulator vectors of a block: one vector of bytes, or half of one widened."""
-        return 2 if self.isa.dot == "vpmaddwd" else 4
+        """Accumulator vectors of a block: those of one vector of bytes, or of half of one.
+
+        Half of one is widened as it is loaded, which takes longer, but leaves registers for
+        taller tiles.
+        """
+        if self.isa.dot != "vpmaddwd":
+            return 4
+        if self.kernel.window.strides[0] > 1:
+            return 2
+        whole, half = (-(-self.kernel.output.channels // (n * self.isa.lanes)) * n for n in (4, 2))
+        return 4 if whole <= MOST_PADDING * half else 2
 
     @property
     def channels(self) -> int:
