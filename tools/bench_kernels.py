@@ -25,6 +25,7 @@ from qcc.backends.llvm.kernels.conv import ConvKernel, conv_kernel, with_partner
 from qcc.backends.llvm.kernels.conv_plan import ConvPlan
 from qcc.backends.llvm.kernels.depthwise import depthwise_kernel
 from qcc.backends.llvm.kernels.window import Window
+from qcc.backends.llvm.kernels.winograd import WinogradKernel, in_winograd_domain
 from qcc.backends.llvm.schedule import GemmSchedule, candidates
 
 
@@ -169,11 +170,30 @@ def tuned(kernel: ConvKernel, isa: InstructionSet, weight: NDArray[Any]) -> str:
     return " ".join(f"{name}:{seconds * 1e6:.1f}" for seconds, name in found[:7])
 
 
+def chosen(kernel: Any, weight: NDArray[Any], isa: InstructionSet) -> Any:
+    """What the compiler would take: the kernel, or its form in Winograd's domain."""
+    if not isinstance(kernel, ConvKernel):
+        return kernel
+    transformed = in_winograd_domain(kernel, weight, isa)
+    return transformed if transformed is not None and transformed.gains(isa) else kernel
+
+
+def described(kernel: ConvKernel | WinogradKernel, isa: InstructionSet) -> str:
+    """The inner loop and how it is cut."""
+    if isinstance(kernel, WinogradKernel):
+        cut, form = kernel.cut(isa), "winograd"
+    else:
+        plan = ConvPlan.of(kernel, isa)
+        cut, form = plan.schedule, f"{plan.inner} {plan.source}"
+    return f"{form} {cut.rows}x{cut.vectors} b{cut.block_tiles} c{cut.chunk_tiles}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("networks", nargs="*", default=list(NETWORKS))
     parser.add_argument("--bits", type=int, default=8, help="bits of the weights (7: safe pairs)")
     parser.add_argument("--tune", action="store_true", help="measure every tile")
+    parser.add_argument("--direct", action="store_true", help="nothing in Winograd's domain")
     options = parser.parse_args()
     isa = host_instruction_set()
     clock = clock_hertz(isa)
@@ -187,19 +207,15 @@ def main() -> None:
             depth = 1 if layer.depthwise else layer.channels
             shape = (layer.outputs, depth, layer.kernel, layer.kernel)
             weight = quantized_normal(rng, shape, top)
-            kernel = make_kernel(layer, weight, isa)
+            direct = make_kernel(layer, weight, isa)
+            kernel = direct if options.direct else chosen(direct, weight, isa)
             seconds = best_time(prepare(kernel, isa, weight))
             total += seconds * layer.count
             macs += kernel.macs * layer.count
             speed = kernel.macs / seconds / 1e9
-            note = ""
-            if not layer.depthwise:
-                plan = ConvPlan.of(kernel, isa)
-                cut = plan.schedule
-                note = f"{plan.inner} {plan.source} {cut.rows}x{cut.vectors} b{cut.block_tiles}"
-                note += f" c{cut.chunk_tiles}"
-                if options.tune:
-                    note += "   " + tuned(kernel, isa, weight)
+            note = "" if layer.depthwise else described(kernel, isa)
+            if isinstance(kernel, ConvKernel) and options.tune:
+                note += "   " + tuned(kernel, isa, weight)
             print(
                 f"{layer.size:4}x{layer.size:<4}{layer.channels:5}->{layer.outputs:<5}"
                 f"k{layer.kernel}s{layer.stride} x{layer.count}: {seconds * 1e6:9.1f} us "

@@ -2,10 +2,10 @@
 
 The rows of one input column are interleaved in groups, so that the multiply-accumulate instruction
 adds the taps of a group within a lane: four rows of bytes for the dot products, two rows of bytes
-with zeros between them for ``vpmaddwd``.  An interleaved group serves every output pixel of the tile that touches it:
-pixels below each other see the same groups with their taps shifted (a *phase*), pixels beside each
-other see the same columns.  The interleave leaves channels in exactly the order that the epilogue's
-packs undo (``epilogue.lane_channels``).
+with zeros between them for ``vpmaddwd``.  An interleaved group serves every output pixel of the
+tile that touches it: pixels below each other see the same groups with their taps shifted (a
+*phase*), pixels beside each other see the same columns.  The interleave leaves channels in exactly
+the order that the epilogue's packs undo (``epilogue.lane_channels``).
 """
 
 from __future__ import annotations
