@@ -69,7 +69,7 @@ def test_depthwise_on_avx2_spills_next_to_nothing() -> None:
     assert found
     for body in found:
         spilled = [line for line in body.splitlines() if "sp)" in line and "ymm" in line]
-        assert len(spilled) <= 2
+        assert len(spilled) <= 4, "two of the eight accumulators may pass through memory"
 
 
 def test_equal_modules_give_equal_object_code() -> None:
