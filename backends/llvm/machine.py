@@ -6,7 +6,9 @@ code and a later process can load it without compiling anything.
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +28,26 @@ def _initialize() -> None:
 def host_cpu_features() -> frozenset[str]:
     """Features of this machine's CPU, with the names that LLVM gives them (``avx2``, ...)."""
     _initialize()
+    if host_architecture() == "aarch64" and sys.platform == "linux":
+        ask = ctypes.CDLL(None).getauxval
+        ask.restype, ask.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
+        return arm_features(ask(_AT_HWCAP), ask(_AT_HWCAP2))
     return frozenset(name for name, present in binding.get_host_cpu_features().items() if present)
+
+
+_AT_HWCAP, _AT_HWCAP2 = 16, 26
+_ARM_CAPABILITIES = {"neon": 1, "dotprod": 20}
+_ARM_CAPABILITIES_2 = {"i8mm": 13}
+"""Bits of the two words in which Linux tells a process what an AArch64 CPU has."""
+
+
+def arm_features(capabilities: int, more_capabilities: int) -> frozenset[str]:
+    """What the words AT_HWCAP and AT_HWCAP2 say, in LLVM's names.
+
+    LLVM itself reads ``/proc/cpuinfo``, which an emulator takes from the machine it runs on.
+    """
+    words = ((_ARM_CAPABILITIES, capabilities), (_ARM_CAPABILITIES_2, more_capabilities))
+    return frozenset(name for bits, word in words for name, bit in bits.items() if word >> bit & 1)
 
 
 @functools.cache

@@ -53,6 +53,13 @@ def test_the_best_row_of_this_machine_runs_here() -> None:
     assert isa.needs <= machine.host_cpu_features()
 
 
+def test_features_of_arm_cpus_are_read_from_their_capability_words() -> None:
+    # As qemu-aarch64 shows them for cortex-a53, neoverse-n1 and max.
+    assert machine.arm_features(0x8FB, 0) == {"neon"}
+    assert machine.arm_features(0x119FFB, 0) == {"neon", "dotprod"}
+    assert machine.arm_features(0xECFFFFFB, 0x7F877FFF) == {"neon", "dotprod", "i8mm"}
+
+
 def test_every_row_runs_when_emulated() -> None:
     assert all(can_run(row.for_emulation()) for row in INSTRUCTION_SETS.values())
 
