@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qcc.backends.llvm.isa import InstructionSet
+from qcc.backends.llvm.kernels import STACK_LIMIT
 from qcc.backends.llvm.schedule import GemmSchedule
 
 POSITIONS = 16
@@ -30,6 +31,38 @@ CACHED_BYTES, FAR_BYTES = 384 * 1024, 4.5
 
 
 @dataclass(frozen=True)
+class WinogradScratch:
+    """The stack memory of one block: ``[position][tile]`` rows of activations, and of sums.
+
+    ``tiles``: those of a block; ``row_bytes`` and ``sum_row``: bytes of a tile and position.
+    """
+
+    tiles: int
+    row_bytes: int
+    sum_row: int
+
+    @property
+    def position_bytes(self) -> int:
+        """Bytes from the activations of one position to those of the next."""
+        return _apart(self.tiles * self.row_bytes)
+
+    @property
+    def sum_bytes(self) -> int:
+        """Bytes from the sums of one position to those of the next."""
+        return _apart(self.tiles * self.sum_row)
+
+    @property
+    def size_bytes(self) -> int:
+        """All of it, with a tile of results for pixels past the edges."""
+        return POSITIONS * (self.position_bytes + self.sum_bytes) + 4 * self.sum_row
+
+
+def _apart(size: int) -> int:
+    """A distance that does not put many rows into the same few cache sets."""
+    return size + 64 if size % 1024 == 0 else size
+
+
+@dataclass(frozen=True)
 class WinogradShape:
     """``tiles`` of four pixels, of ``c`` channels each, to ``n`` channels."""
 
@@ -40,7 +73,22 @@ class WinogradShape:
     def schedule(self, isa: InstructionSet) -> GemmSchedule:
         """How the products of every position are cut, in tiles as rows."""
         cuts = [self._cut(isa, min(rows, self.tiles)) for rows in ROWS]
-        return min(cuts, key=lambda cut: self._cycles(isa, cut))
+        fitting = [cut for cut in cuts if self._fits(isa, cut)] or cuts[-1:]
+        return min(fitting, key=lambda cut: self._cycles(isa, cut))
+
+    def fits_stack(self, isa: InstructionSet) -> bool:
+        """Whether the scratch memory of a block is no larger than kernels may have."""
+        return self._fits(isa, self.schedule(isa))
+
+    def scratch(self, isa: InstructionSet, cut: GemmSchedule) -> WinogradScratch:
+        """The scratch memory of a block: whole register tiles."""
+        row_bytes = -(-self.c // (isa.vector_bytes // 2)) * isa.vector_bytes
+        return WinogradScratch(
+            cut.block_tiles * cut.rows, row_bytes, cut.vectors * isa.vector_bytes
+        )
+
+    def _fits(self, isa: InstructionSet, cut: GemmSchedule) -> bool:
+        return self.scratch(isa, cut).size_bytes <= STACK_LIMIT
 
     def cycles(self, isa: InstructionSet) -> float:
         """Predicted cycles of the whole convolution."""

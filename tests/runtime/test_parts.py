@@ -13,7 +13,7 @@ from qcc.backends.llvm import machine
 from qcc.backends.llvm.buffers import Buffer, Pointer
 from qcc.backends.llvm.builder import I32, LoopBuilder, constant, declare_kernel
 from qcc.backends.llvm.isa import InstructionSet, host_instruction_set
-from qcc.backends.llvm.kernels import Packed
+from qcc.backends.llvm.kernels import WithoutConstants
 from qcc.backends.llvm.module import Call, write_module
 from qcc.backends.llvm.sync import CONTROL_BYTES, PARTS_EACH, claims_bytes
 from qcc.runtime.program import aligned_zeros
@@ -25,7 +25,7 @@ PATIENCE = 1 << 30
 
 
 @dataclass(frozen=True)
-class Marks:
+class Marks(WithoutConstants):
     """Adds 1 to each of its units, which is a word of the output."""
 
     name: str = "marks"
@@ -33,9 +33,6 @@ class Marks:
     @property
     def operands(self) -> tuple[str, ...]:
         return ("output",)
-
-    def pack(self, isa: InstructionSet) -> Packed:
-        return {}
 
     def emit(self, module: Any, isa: InstructionSet, symbol: str) -> Any:
         k = LoopBuilder(declare_kernel(module, symbol, self.operands))
@@ -50,7 +47,7 @@ class Marks:
 
 
 @dataclass(frozen=True)
-class Waits:
+class Waits(WithoutConstants):
     """Part 0 returns once all others are done: never, if its thread had to do one of them."""
 
     name: str = "waits"
@@ -58,9 +55,6 @@ class Waits:
     @property
     def operands(self) -> tuple[str, ...]:
         return ("output",)
-
-    def pack(self, isa: InstructionSet) -> Packed:
-        return {}
 
     def emit(self, module: Any, isa: InstructionSet, symbol: str) -> Any:
         function = declare_kernel(module, symbol, self.operands)

@@ -184,7 +184,7 @@ def can_transform(kernel: ConvKernel, weight: Any, isa: InstructionSet) -> bool:
     """Whether ``kernel`` can be computed in the transformed domain on ``isa``, exactly."""
     if not kernel.window.fits_winograd(isa) or kernel.groups > 1 or kernel.weight_parts > 1:
         return False
-    if not _covers(kernel):
+    if not _covers(kernel) or not WinogradKernel(kernel).shape.fits_stack(isa):
         return False
     # What is found times 4 is the sum without bias, of activations that have their zero point.
     return numerics.accumulator_bound(np.asarray(weight), None, 0, 255, 0) < 2**29

@@ -34,16 +34,12 @@ class WinogradWriter:
         self.block = min(self.schedule.block_tiles * rows, self.tiles)
         self.step = isa.vector_bytes // 2
         """Channels that are transformed at once."""
-        height = -(-self.block // rows) * rows
-        self.row_bytes = -(-kernel.input.channels // self.step) * isa.vector_bytes
-        self.position_bytes = _apart(height * self.row_bytes)
-        self.sum_row = self.schedule.vectors * isa.vector_bytes
-        self.sum_bytes = _apart(height * self.sum_row)
-        self.seen = k.stack(SIDE**2 * self.position_bytes)
-        self.sums = k.stack(SIDE**2 * self.sum_bytes)
+        self.scratch = kernel.shape.scratch(isa, self.schedule)
+        self.seen = k.stack(SIDE**2 * self.scratch.position_bytes)
+        self.sums = k.stack(SIDE**2 * self.scratch.sum_bytes)
         target = kernel.output
         self.uneven = bool(target.height % 2 or target.width % 2)
-        self.nowhere = k.stack(4 * self.sum_row) if self.uneven else None
+        self.nowhere = k.stack(4 * self.scratch.sum_row) if self.uneven else None
         """Where pixels of a tile go that the output does not have."""
 
     def write(self) -> Any:
@@ -81,12 +77,12 @@ class WinogradWriter:
 
         def tile(number: Index) -> None:
             source = k.at(k.operand("input"), k.add(pitches.offset(k, number), origin))
-            target = k.at(self.seen, k.mul(k.sub(number, first), self.row_bytes))
+            target = k.at(self.seen, k.mul(k.sub(number, first), self.scratch.row_bytes))
 
             def channels(channel: Index) -> None:
-                made = _sides(self, [self._pixels(source, channel, j) for j in range(SIDE)])
+                made = self._sides([self._pixels(source, channel, j) for j in range(SIDE)])
                 for position, value in enumerate(made):
-                    offset = k.add(k.mul(channel, 2), position * self.position_bytes)
+                    offset = k.add(k.mul(channel, 2), position * self.scratch.position_bytes)
                     k.store(value, target, offset, align=self.isa.vector_bytes)
 
             k.loop(0, layout.channels, channels, step=self.step, name="channels")
@@ -100,7 +96,16 @@ class WinogradWriter:
         loaded = [k.load(vector(I8, self.step), source, k.add(channel, o)) for o in offsets]
         return [k.ir.zext(value, vector(I16, self.step)) for value in loaded]
 
-    def difference(self, values: Sequence[Value]) -> list[Value]:
+    def _sides(self, columns: Sequence[Sequence[Value]]) -> list[Value]:
+        """``B^T d B``, row by row, of a tile given column by column."""
+        down = [self._differences(column) for column in columns]
+        return [
+            value
+            for i in range(SIDE)
+            for value in self._differences([column[i] for column in down])
+        ]
+
+    def _differences(self, values: Sequence[Value]) -> list[Value]:
         """``B^T`` times four values."""
         a, b, c, d = values
         ir = self.k.ir
@@ -121,17 +126,17 @@ class WinogradWriter:
 
         def position(number: Index) -> None:
             panel = k.at(weights, k.mul(number, panels.size_bytes))
-            seen = k.at(self.seen, k.mul(number, self.position_bytes))
-            sums = k.at(self.sums, k.mul(number, self.sum_bytes))
+            seen = k.at(self.seen, k.mul(number, self.scratch.position_bytes))
+            sums = k.at(self.sums, k.mul(number, self.scratch.sum_bytes))
 
             def tile(index: Index) -> None:
-                base = k.at(seen, k.mul(index, rows * self.row_bytes))
-                sources = [Row(base, r * self.row_bytes) for r in range(rows)]
+                base = k.at(seen, k.mul(index, rows * self.scratch.row_bytes))
+                sources = [Row(base, r * self.scratch.row_bytes) for r in range(rows)]
                 found = self.gemm.products(sources, panel, [zero] * (rows * vectors))
-                target = k.at(sums, k.mul(index, rows * self.sum_row))
+                target = k.at(sums, k.mul(index, rows * self.scratch.sum_row))
                 for i, value in enumerate(found):
                     row, lane = divmod(i, vectors)
-                    offset = row * self.sum_row + lane * self.isa.vector_bytes
+                    offset = row * self.scratch.sum_row + lane * self.isa.vector_bytes
                     k.store(value, target, offset, align=self.isa.vector_bytes)
 
             k.loop(0, count, tile, name="rows")
@@ -152,7 +157,7 @@ class WinogradWriter:
         two = constant(vector(I32, lanes), 2)
 
         def tile(number: Index) -> None:
-            source = k.at(self.sums, k.mul(k.sub(number, first), self.sum_row))
+            source = k.at(self.sums, k.mul(k.sub(number, first), self.scratch.sum_row))
             lines: list[list[Value]] = [[], [], [], []]
             for lane in range(vectors):
                 for pixel, value in enumerate(self._gathered(source, lane)):
@@ -168,7 +173,9 @@ class WinogradWriter:
         words = vector(I32, self.isa.lanes)
 
         def loaded(i: int, j: int) -> Value:
-            return k.load(words, source, (SIDE * i + j) * self.sum_bytes + lane * size, align=size)
+            return k.load(
+                words, source, (SIDE * i + j) * self.scratch.sum_bytes + lane * size, align=size
+            )
 
         folded = [self._folded([loaded(i, j) for i in range(SIDE)]) for j in range(SIDE)]
         return [value for i in range(2) for value in self._folded([pair[i] for pair in folded])]
@@ -230,19 +237,6 @@ class WinogradWriter:
         )
 
 
-def _sides(writer: WinogradWriter, columns: Sequence[Sequence[Value]]) -> list[Value]:
-    """``B^T d B``, row by row, of a tile given column by column."""
-    down = [writer.difference(column) for column in columns]
-    return [
-        value for i in range(SIDE) for value in writer.difference([column[i] for column in down])
-    ]
-
-
 def _pixel(layout: ActivationLayout, index: int) -> int:
     """Elements from the first pixel of a tile of two by two to another one."""
     return index // 2 * layout.row_bytes + index % 2 * layout.channel_stride
-
-
-def _apart(size: int) -> int:
-    """A distance that does not put many rows into the same few cache sets."""
-    return size + 64 if size % 1024 == 0 else size

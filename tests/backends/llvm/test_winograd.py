@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from qcc.backends.llvm import tuning
 from qcc.backends.llvm.isa import INSTRUCTION_SETS
+from qcc.backends.llvm.kernels import STACK_LIMIT
 from qcc.backends.llvm.kernels.activation import ActivationLayout
 from qcc.backends.llvm.kernels.conv import ConvKernel, conv_kernel
 from qcc.backends.llvm.kernels.window import Window
@@ -21,6 +22,7 @@ from qcc.backends.llvm.kernels.winograd import (
     in_winograd_domain,
     transformed_weights,
 )
+from qcc.backends.llvm.winograd_schedule import WinogradShape
 from tests.backends.llvm.conv_case import ConvCase, check_conv
 from tests.backends.llvm.native import executable_form
 
@@ -83,6 +85,21 @@ def test_transformed_weights_are_four_times_the_textbook_ones() -> None:
 
 def test_without_room_for_whole_tiles_it_is_refused() -> None:
     kernel, weight = kernel_of((7, 8), 20, 20)
+    assert not can_transform(kernel, weight, AVX2)
+
+
+@pytest.mark.parametrize("channels", [16, 64, 256, 500, 512, 1000, 1024, 1100, 2048, 4096])
+@pytest.mark.parametrize("tiles", [4, 9, 49, 64, 256])
+def test_scratch_memory_stays_within_the_stack(channels: int, tiles: int) -> None:
+    shape = WinogradShape(tiles, channels, 512)
+    cut = shape.schedule(AVX2)
+    fits = shape.scratch(AVX2, cut).size_bytes <= STACK_LIMIT
+    assert fits == shape.fits_stack(AVX2)
+    assert fits or channels > 1024, "common sizes are not given up"
+
+
+def test_too_many_channels_for_the_stack_are_refused() -> None:
+    kernel, weight = kernel_of((6, 6), 4096, 8)
     assert not can_transform(kernel, weight, AVX2)
 
 
