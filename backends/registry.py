@@ -17,6 +17,9 @@ ENTRY_POINTS = "qcc.backends"
 BACKENDS = {
     "x86": "qcc.backends.x86.config",
     "x86-avx2": "qcc.backends.x86.avx2",
+    "arm": "qcc.backends.arm.config",
+    "qnnpack": "qcc.backends.arm.qnnpack",
+    "xnnpack": "qcc.backends.arm.xnnpack",
     "onnx": "qcc.backends.onnx.config",
 }
 """Name of a backend to the module whose ``CONFIG`` it is."""

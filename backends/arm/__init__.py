@@ -1,1 +1,1 @@
-"""The ARM backend."""
+"""The AArch64 backends."""

@@ -13,17 +13,18 @@ from typing import Literal
 
 from qcc.errors import ConfigError
 
-Dot = Literal["vpdpbusd", "vpmaddwd", "sdot"]
+Dot = Literal["vpdpbusd", "vpmaddwd", "usmmla", "sdot", "smull"]
 
 
 @dataclass(frozen=True)
 class InstructionSet:
     """One row: a CPU family for which one set of kernels is generated.
 
-    ``dot`` names the multiply-accumulate instruction that matrix kernels are built around:
-    ``vpdpbusd`` and ``sdot`` add four 8-bit products to each int32 lane, ``vpmaddwd`` adds two
-    16-bit products.  ``needs`` are the names (as LLVM spells them) of the CPU features without
-    which the code does not run.  An ``emulated`` row generates the same code with every
+    ``dot`` names the multiply instruction that matrix kernels are built around: ``vpdpbusd`` and
+    ``sdot`` add four 8-bit products to each int32 lane, ``usmmla`` adds the products of 2 by 8 and
+    8 by 2 bytes to four lanes (its CPUs have ``usdot``, too), ``vpmaddwd`` adds two 16-bit
+    products, ``smull`` makes 16-bit products that other instructions add.  ``needs`` are the names
+    (as LLVM spells them) of the CPU features without which the code does not run.  An ``emulated`` row generates the same code with every
     instruction of ``primitives.py`` replaced by its definition, compiled for the host CPU.
     """
 
@@ -46,6 +47,16 @@ class InstructionSet:
     def group(self) -> int:
         """Number of products that ``dot`` adds to one int32 lane."""
         return 2 if self.dot == "vpmaddwd" else 4
+
+    @property
+    def signed(self) -> bool:
+        """Whether ``dot`` takes signed bytes on both sides: activations then lose 128 first."""
+        return self.dot in ("sdot", "smull")
+
+    @property
+    def least_weight(self) -> int:
+        """Least byte of packed weights: two products of -128 by -128 would leave 16 bits."""
+        return -127 if self.dot == "smull" else -128
 
     @property
     def architecture(self) -> str:
@@ -96,6 +107,16 @@ INSTRUCTION_SETS: dict[str, InstructionSet] = {
             dot="vpmaddwd",
         ),
         InstructionSet(
+            name="arm-i8mm",
+            triple=_LINUX_ARM,
+            cpu="generic",
+            features="+v8.2a,+dotprod,+i8mm",
+            needs=frozenset({"neon", "dotprod", "i8mm"}),
+            vector_bytes=16,
+            vector_registers=32,
+            dot="usmmla",
+        ),
+        InstructionSet(
             name="arm-dotprod",
             triple=_LINUX_ARM,
             cpu="generic",
@@ -104,6 +125,16 @@ INSTRUCTION_SETS: dict[str, InstructionSet] = {
             vector_bytes=16,
             vector_registers=32,
             dot="sdot",
+        ),
+        InstructionSet(
+            name="arm-neon",
+            triple=_LINUX_ARM,
+            cpu="generic",
+            features="",
+            needs=frozenset({"neon"}),
+            vector_bytes=16,
+            vector_registers=32,
+            dot="smull",
         ),
     )
 }

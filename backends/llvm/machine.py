@@ -57,6 +57,11 @@ def host_architecture() -> str:
     return str(binding.get_process_triple()).split("-", 1)[0]
 
 
+def executing_architecture(isa: InstructionSet) -> str:
+    """The architecture that runs the code of ``isa``: this machine's where it is emulated."""
+    return host_architecture() if isa.emulated else isa.architecture
+
+
 @functools.cache
 def compiler_identity() -> str:
     """This machine's CPU, as LLVM names it, and LLVM's version."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from qcc.backends.llvm import machine
 from qcc.backends.llvm.buffers import Buffer, Pointer
 from qcc.backends.llvm.builder import I32, I64, POINTER, LoopBuilder, Value, constant
 from qcc.backends.llvm.isa import InstructionSet
@@ -95,7 +96,7 @@ def write_module(
             if call.kernel not in functions:
                 functions[call.kernel] = _emit_kernel(module, isa, call.kernel, result.kernels)
         _write_segment(module, symbol, calls, functions, barrier, claim=claim)
-        counter = _COUNTERS[isa.architecture]
+        counter = _COUNTERS[machine.executing_architecture(isa)]
         _write_segment(module, profile_symbol(symbol), calls, functions, barrier, counter=counter)
         result.symbols.append(symbol)
     result.text = with_synchronization(module, isa, max(map(len, segments), default=0))

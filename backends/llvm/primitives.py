@@ -86,6 +86,26 @@ def _dot_signed_signed(k: LoopBuilder, arguments: list[Value]) -> Value:
     return k.ir.add(accumulator, _grouped_products(k, a, b, 4))
 
 
+def _dot_by_long_products(k: LoopBuilder, arguments: list[Value]) -> Value:
+    """The signed dot product of ARMv8.0; no two neighbouring products may both be 2^14."""
+    accumulator, a, b = arguments
+    halves, octets = vector(I16, 8), vector(I8, 8)
+    multiply = _declare(k, "llvm.aarch64.neon.smull.v8i16", halves, [octets, octets])
+    add = _declare(k, "llvm.aarch64.neon.addp.v8i16", halves, [halves, halves])
+    parts = ([k.shuffle(value, None, part) for value in (a, b)] for part in _HALVES_OF_16)
+    pairs = k.ir.call(add, [k.ir.call(multiply, part) for part in parts])
+    return add_pairwise(k, accumulator, pairs)
+
+
+_HALVES_OF_16 = (range(8), range(8, 16))
+
+
+def add_pairwise(k: LoopBuilder, accumulator: Value, halves: Value) -> Value:
+    """AArch64: each int32 lane and the two int16 elements that lie beside it (``sadalp``)."""
+    declared = _declare(k, "llvm.aarch64.neon.saddlp.v4i32.v8i16", vector(I32, 4), [halves.type])
+    return k.ir.add(accumulator, k.ir.call(declared, [halves]))
+
+
 def _multiply_add_pairs(k: LoopBuilder, arguments: list[Value]) -> Value:
     a, b = (_widen(k, value, I32, signed=True) for value in arguments)
     return _grouped_products(k, a, b, 2)
@@ -182,9 +202,15 @@ _INTRINSICS: dict[tuple[str, str, int], str] = {
     ("x86_64", "lookup_16", 32): "llvm.x86.avx2.pshuf.b",
     ("x86_64", "lookup_16", 16): "llvm.x86.ssse3.pshuf.b.128",
     ("aarch64", "dot_signed_signed", 16): "llvm.aarch64.neon.sdot.v4i32.v16i8",
+    ("aarch64", "dot_unsigned_signed", 16): "llvm.aarch64.neon.usdot.v4i32.v16i8",
     ("aarch64", "round_to_int", 16): "llvm.aarch64.neon.fcvtns.v4i32.v4f32",
     ("aarch64", "lookup_64", 16): "llvm.aarch64.neon.tbl4.v16i8",
 }
+
+_SEQUENCES: dict[tuple[str, str], Definition] = {
+    ("smull", "dot_signed_signed"): _dot_by_long_products,
+}
+"""What an instruction set (by its ``dot``) does by several instructions instead of one."""
 
 _ONLY_BY_INTRINSIC = frozenset({"dot_unsigned_signed", "dot_signed_signed", "multiply_add_bytes"})
 
@@ -223,6 +249,9 @@ def call(k: LoopBuilder, isa: InstructionSet, name: str, *arguments: Value) -> V
     """Apply primitive ``name`` to vectors; the width follows from the last argument."""
     last = arguments[-1].type
     bits = 32 if last.element == F32 else last.element.width
+    sequence = _SEQUENCES.get((isa.dot, name))
+    if sequence is not None and not isa.emulated:
+        return sequence(k, list(arguments))
     row = primitive(name, isa, last.count * bits // 8)
     if row.intrinsic is None:
         return row.definition(k, list(arguments))

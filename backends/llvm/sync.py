@@ -24,6 +24,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from qcc.backends.llvm import machine
 from qcc.backends.llvm.builder import I32, POINTER
 from qcc.backends.llvm.isa import InstructionSet
 
@@ -250,14 +251,15 @@ def with_synchronization(module: Any, isa: InstructionSet, calls: int = 0) -> st
 
     ``calls`` is the number of calls of its longest segment.
     """
-    declared, pause = _PAUSE[isa.architecture]
+    architecture = machine.executing_architecture(isa)
+    declared, pause = _PAUSE[architecture]
     filled = {
         "SPINS": _SPINS,
         "PATIENCE": _PATIENCE,
         "YIELD_MASK": _YIELD_EVERY - 1,
         "DECLARED_PAUSE": declared,
         "PAUSE": pause,
-        "FUTEX": _FUTEX[isa.architecture],
+        "FUTEX": _FUTEX[architecture],
         "CONTROL_BYTES": CONTROL_BYTES,
         "CLAIMS_BYTES": claims_bytes(calls),
     }

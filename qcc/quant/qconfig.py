@@ -82,6 +82,8 @@ detectors decide by, and the full range, which wastes steps on outliers (``docs/
 _SIGNED = default_activation_observer.with_args(dtype="int8")
 _SYMMETRIC = _SIGNED.with_args(qscheme="per_tensor_symmetric")
 _REDUCED = HistogramObserver.with_args(reduce_range=True)
+_XNNPACK_EPS = 2.0**-12
+"""XNNPACK's factors of requantization lie in [2^-32, 256), which smaller scales could leave."""
 _CHANNELS = default_per_channel_weight_observer
 
 DEFAULT_QCONFIGS: dict[str, QConfig] = {
@@ -93,6 +95,10 @@ DEFAULT_QCONFIGS: dict[str, QConfig] = {
     "onednn": QConfig(default_histogram_observer, _CHANNELS),
     "fbgemm": QConfig(_REDUCED, _CHANNELS),
     "qnnpack": QConfig(default_histogram_observer, default_weight_observer),
+    "xnnpack": QConfig(
+        HistogramObserver.with_args(dtype="int8", eps=_XNNPACK_EPS),
+        default_per_channel_weight_observer.with_args(eps=_XNNPACK_EPS),
+    ),
 }
 """The default of qcc's backends, and of torch's under torch's names."""
 
@@ -116,7 +122,7 @@ def get_default_qconfig(backend: str = "x86") -> QConfig:
     """The default post-training QConfig of a backend; raises ConfigError for an unknown one.
 
     qcc's are ``x86``, ``x86-avx2``, ``arm``, ``onnx`` and ``tensorrt``; ``onednn``, ``fbgemm`` and
-    ``qnnpack`` give what torch calls so.
+    ``qnnpack`` give what torch calls so, ``xnnpack`` what ExecuTorch's quantizer does.
     """
     try:
         return DEFAULT_QCONFIGS[backend]

@@ -13,6 +13,7 @@ from qcc.backends.llvm.isa import (
     instruction_set,
 )
 from qcc.backends.llvm.model import CompiledModel
+from qcc.backends.registry import backend_config
 from qcc.errors import ConfigError, ModelError
 from qcc.ir.core import Graph, Stage
 from qcc.quant.backend_config import BackendConfig
@@ -85,14 +86,14 @@ def native_targets() -> tuple[str, ...]:
 def native_backend_name(target: str) -> str:
     """The backend whose numbers suit every instruction set of a native target."""
     sets = target_instruction_sets(target)
-    return "x86-avx2" if any(isa.dot == "vpmaddwd" for isa in sets) else "x86"
+    if any(isa.dot == "vpmaddwd" for isa in sets):
+        return "x86-avx2"
+    return "arm" if all(isa.architecture == "aarch64" for isa in sets) else "x86"
 
 
 def backend_of(isa: InstructionSet) -> BackendConfig:
     """The BackendConfig whose patterns the kernels of ``isa`` serve."""
-    from qcc.backends.x86.config import CONFIG
-
-    return CONFIG
+    return backend_config("arm" if isa.architecture == "aarch64" else "x86")
 
 
 def executable_for(

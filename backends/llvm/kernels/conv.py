@@ -116,9 +116,9 @@ class ConvKernel:
         the weights break what the specification says of them.
         """
         weights = np.asarray(weight)
-        self._check_weight(weights)
+        self._check_weight(weights, isa)
         plan = ConvPlan.of(self, isa)
-        start, scale = channel_constants(weights, bias, multiplier, input_zero_point, isa.dot)
+        start, scale = channel_constants(weights, bias, multiplier, input_zero_point, isa)
         per_group = self.output.channels // self.groups
         groups = [slice(g * per_group, (g + 1) * per_group) for g in range(self.groups)]
         matrix = weight_matrix(weights, tight=self.tight)
@@ -136,14 +136,15 @@ class ConvKernel:
         packed = np.concatenate([plan.panels.pack(matrix[g], plan.walk.offsets()) for g in groups])
         return {"weight": packed, "parameters": parameters}
 
-    def _check_weight(self, weight: NDArray[Any]) -> None:
+    def _check_weight(self, weight: NDArray[Any], isa: InstructionSet) -> None:
         shape = (self.output.channels, self.input.channels // self.groups, *self.window.kernel)
         if weight.shape != shape:
             raise ConfigError(f"The weight has shape {weight.shape}; the kernel needs {shape}.")
-        if parts_needed(weight) > self.weight_parts:
+        needed = parts_needed(weight, isa.least_weight)
+        if needed > self.weight_parts:
             raise ConfigError(
                 f"The weights lie in [{weight.min()}, {weight.max()}], which needs weight_parts="
-                f"{parts_needed(weight)}, not {self.weight_parts}."
+                f"{needed}, not {self.weight_parts}."
             )
         if self.safe_pairs and not has_safe_pairs(weight, tight=self.tight):
             raise ConfigError("The weights can saturate a pair sum; make the kernel without it.")
@@ -207,10 +208,13 @@ def conv_kernel(
     residual: ActivationLayout | None = None,
     residual_multiplier: float = 0.0,
     table: bool = False,
+    least_weight: int = -128,
 ) -> ConvKernel:
     """The specification for real constants: it reads what may be assumed of weights and numbers.
 
-    ``weight`` int ``[O, C/groups, kh, kw]``; ``bias`` int32 and ``multiplier`` float32 ``[O]``.
+    ``weight`` int ``[O, C/groups, kh, kw]``; ``bias`` int32 and ``multiplier`` float32 ``[O]``;
+    ``least_weight`` that of the instruction set.
+
     Raises :class:`ConfigError` when an accumulator can leave int32 (contract 2).
     """
     weights = np.asarray(weight)
@@ -230,7 +234,7 @@ def conv_kernel(
         window=window or Window(weights.shape[2:]),
         groups=groups,
         epilogue=epilogue,
-        weight_parts=parts_needed(weights),
+        weight_parts=parts_needed(weights, least_weight),
     )
     return replace(kernel, safe_pairs=has_safe_pairs(weights, tight=kernel.tight))
 

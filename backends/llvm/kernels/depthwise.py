@@ -96,10 +96,11 @@ class DepthwiseKernel:
                 f"The weight has shape {weights.shape}; the kernel needs "
                 f"{(channels, 1, *self.window.kernel)}."
             )
-        if parts_needed(weights) > self.weight_parts:
-            raise ConfigError(f"The weights need weight_parts={parts_needed(weights)}.")
+        needed = parts_needed(weights, isa.least_weight)
+        if needed > self.weight_parts:
+            raise ConfigError(f"The weights need weight_parts={needed}.")
         cut = ChannelCut(self, isa)
-        start, scale = channel_constants(weights, bias, multiplier, input_zero_point, isa.dot)
+        start, scale = channel_constants(weights, bias, multiplier, input_zero_point, isa)
         parameters = cut.parameters.pack(
             cut.spread(start, self.epilogue.form),
             cut.spread(scale, self.epilogue.form),
@@ -130,8 +131,11 @@ def depthwise_kernel(
     residual: ActivationLayout | None = None,
     residual_multiplier: float = 0.0,
     table: bool = False,
+    least_weight: int = -128,
 ) -> DepthwiseKernel:
     """The specification for real constants: ``weight`` int ``[C, 1, kh, kw]``.
+
+    ``least_weight`` is that of the instruction set.
 
     Raises :class:`ConfigError` when an accumulator can leave int32 (contract 2).
     """
@@ -151,5 +155,5 @@ def depthwise_kernel(
         output=target,
         window=window or Window(weights.shape[2:]),
         epilogue=epilogue,
-        weight_parts=parts_needed(weights),
+        weight_parts=parts_needed(weights, least_weight),
     )

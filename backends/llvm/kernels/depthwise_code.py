@@ -182,7 +182,7 @@ class DepthwiseWriter:
         pitch = window.dilations[0] * self.kernel.input.row_bytes
         count = (height - 1) * window.strides[0] + window.kernel[0]
         rows = [k.load(vector(I8, cut.channels), pointer, y * pitch) for y in range(count)]
-        if self.isa.dot == "sdot":
+        if self.isa.signed:
             rows = [k.ir.xor(row, constant(row.type, -128)) for row in rows]
         if self.isa.dot == "vpmaddwd" and cut.vectors == 2:
             rows = [k.ir.zext(row, vector(I16, cut.channels)) for row in rows]
@@ -240,7 +240,7 @@ class DepthwiseWriter:
         if isa.dot == "vpmaddwd":
             product = primitives.call(k, isa, "multiply_add_pairs", value, weight)
             return k.ir.add(accumulator, product)
-        name = "dot_signed_signed" if isa.dot == "sdot" else "dot_unsigned_signed"
+        name = "dot_signed_signed" if isa.signed else "dot_unsigned_signed"
         return primitives.call(k, isa, name, accumulator, value, weight)
 
     def _natural(self, accumulators: list[Value], bias: list[Value]) -> list[Value]:

@@ -137,5 +137,5 @@ class ChannelCut:
         ordered = spread.transpose(0, 6, 3, 4, 1, 2, 5)
         if self.isa.dot == "vpmaddwd":
             return np.frombuffer(ordered.astype(np.int16).tobytes(), np.uint8)
-        parts = np.stack(byte_parts(ordered, self.parts), axis=4)
+        parts = np.stack(byte_parts(ordered, self.parts, self.isa.least_weight), axis=4)
         return np.frombuffer(parts.astype(np.int8).tobytes(), np.uint8)

@@ -185,7 +185,7 @@ class GemmWriter:
 
         def body(turn: Index, *values: Value) -> list[Value]:
             result = list(values)
-            if self.isa.dot == "sdot" and unroll == 4:
+            if self.isa.signed and unroll == 4:
                 self._dot_lanes(rows, weights, turn, vectors, result)
                 return result
             for i in range(unroll):
@@ -202,7 +202,7 @@ class GemmWriter:
         """Groups of products a turn: more than one only where registers suffice."""
         if self.panels.inner != "dot":
             return 1
-        if self.isa.dot == "sdot":
+        if self.isa.signed:
             return 4
         return 2 if accumulators + 2 * vectors < self.isa.vector_registers else 1
 
@@ -285,7 +285,7 @@ class GemmWriter:
     ) -> None:
         k, isa = self.k, self.isa
         size, octets = isa.vector_bytes, vector(I8, isa.vector_bytes)
-        name = "dot_signed_signed" if isa.dot == "sdot" else "dot_unsigned_signed"
+        name = "dot_signed_signed" if isa.signed else "dot_unsigned_signed"
         base = k.mul(quad, vectors * self.panels.quad_bytes)
         parts = [
             [
@@ -296,7 +296,7 @@ class GemmWriter:
         ]
         for r, row in enumerate(rows):
             a = self._broadcast(row, k.mul(quad, 4), octets)
-            if isa.dot == "sdot":
+            if isa.signed:
                 a = k.ir.xor(a, constant(octets, -128))
             for part in parts:
                 for s in range(vectors):

@@ -139,7 +139,7 @@ class Panels:
         return orders
 
     def _pack_bytes(self, tile: NDArray[np.int16]) -> NDArray[np.uint8]:
-        parts = np.stack(byte_parts(tile, self.parts), axis=1)
+        parts = np.stack(byte_parts(tile, self.parts, self.isa.least_weight), axis=1)
         return np.frombuffer(parts.astype(np.int8).tobytes(), np.uint8)
 
     def _pack_widened(self, tile: NDArray[np.int16]) -> NDArray[np.uint8]:
@@ -177,17 +177,17 @@ def _rounded_to_64(size: int) -> int:
     return -(-size // 64) * 64
 
 
-def byte_parts(weight: NDArray[np.int16], parts: int) -> list[NDArray[np.int16]]:
-    """``parts`` arrays in [-128, 127] that add up to ``weight``."""
+def byte_parts(weight: NDArray[np.int16], parts: int, least: int = -128) -> list[NDArray[np.int16]]:
+    """``parts`` arrays in ``[least, 127]`` that add up to ``weight``."""
     result, rest = [], weight
     for _ in range(parts):
-        part = np.clip(rest, -128, 127)
+        part = np.clip(rest, least, 127)
         result.append(part)
         rest = rest - part
     return result
 
 
-def parts_needed(weight: NDArray[np.integer]) -> int:
-    """How many bytes in [-128, 127] must be added to make every weight."""
+def parts_needed(weight: NDArray[np.integer], least: int = -128) -> int:
+    """How many bytes in ``[least, 127]`` must be added to make every weight."""
     high, depth = int(weight.max(initial=0)), -int(weight.min(initial=0))
-    return max(1, -(-high // 127), -(-depth // 128))
+    return max(1, -(-high // 127), -(-depth // -least))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcc import numerics
+from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels.activation import ActivationLayout
 from qcc.backends.llvm.kernels.epilogue import Epilogue, Form, needs_float_clamp
 from qcc.errors import ConfigError
@@ -20,17 +21,20 @@ def operand_names(epilogue: Epilogue) -> tuple[str, ...]:
 
 
 def channel_constants(
-    weight: NDArray[Any], bias: Any | None, multiplier: Any, input_zero_point: int, dot: str
+    weight: NDArray[Any],
+    bias: Any | None,
+    multiplier: Any,
+    input_zero_point: int,
+    isa: InstructionSet,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Where accumulators start and what multiplies them, each ``[O]``.
 
-    ``weight`` int ``[O, ...]``; ``bias`` int32 and ``multiplier`` float32 are ``[O]`` or scalars;
-    ``dot`` as in :class:`~qcc.backends.llvm.isa.InstructionSet`.
+    ``weight`` int ``[O, ...]``; ``bias`` int32 and ``multiplier`` float32 are ``[O]`` or scalars.
     """
     channels = len(weight)
     total = weight.astype(np.int64).reshape(channels, -1).sum(1)
-    # The signed dot product sees activations less 128.
-    centre = input_zero_point - (128 if dot == "sdot" else 0)
+    # Signed products see activations less 128.
+    centre = input_zero_point - (128 if isa.signed else 0)
     start = (0 if bias is None else np.asarray(bias, np.int64)) - centre * total
     scale = np.broadcast_to(np.asarray(multiplier, np.float32), channels)
     return np.broadcast_to(start, channels).astype(np.int32), scale

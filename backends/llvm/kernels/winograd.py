@@ -147,7 +147,7 @@ class WinogradKernel:
     ) -> Packed:
         """Pack ``weight`` int ``[O, C, 3, 3]`` and the epilogue's constants (as ConvKernel)."""
         weights, panels = np.asarray(weight), self.panels(isa)
-        start, scale = channel_constants(weights, bias, multiplier, input_zero_point, isa.dot)
+        start, scale = channel_constants(weights, bias, multiplier, input_zero_point, isa)
         block = ParameterBlock(isa, panels.vectors, self.epilogue)
         parameters = block.pack(
             panels.spread(start),

@@ -169,6 +169,7 @@ def _kernel(
         input_zero_point=zero,
         bias=linear.bias,
         window=linear.window,
+        least_weight=planner.isa.least_weight,
         **options,
     )
 

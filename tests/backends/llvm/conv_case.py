@@ -130,6 +130,7 @@ def check_conv(
         "residual": residual_layout if case.residual else None,
         "residual_multiplier": residual_multiplier,
         "table": case.table,
+        "least_weight": isa.least_weight,
     }
     kernel: ConvKernel | DepthwiseKernel | WinogradKernel
     if case.depthwise:

@@ -13,12 +13,14 @@ from tests.backends.llvm.arm import require_emulator, run_in_emulator
 from tests.backends.llvm.conv_case import ConvCase, check_conv
 from tests.backends.llvm.native import Bytes, build
 
-ARM = INSTRUCTION_SETS["arm-dotprod"]
+ROWS = [row for row in INSTRUCTION_SETS.values() if row.architecture == "aarch64"]
 
 CASES = {
     "pointwise": ConvCase(channels=33, outputs=65, residual=True),
     "3x3": ConvCase(kernel=(3, 3), pads=(1, 1, 1, 1), channels=16, outputs=31, table=True),
     "taps": ConvCase(kernel=(3, 3), pads=(1, 1, 1, 1), channels=64, outputs=17, extreme=True),
+    "least weights": ConvCase(weights=(-128, -128), channels=16, outputs=8, activations=(0, 0)),
+    "wide weights": ConvCase(weights=(-255, 255), channels=19, outputs=12, extreme=True),
     "float output": ConvCase(form="float32", outputs=10),
     "float clamp": ConvCase(scale=1e9),
     "depthwise": ConvCase(
@@ -36,8 +38,11 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("isa", ROWS, ids=[row.name for row in ROWS])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_arm_object_code_gives_the_bytes_of_the_contract(case: ConvCase, tmp_path: Path) -> None:
+def test_arm_object_code_gives_the_bytes_of_the_contract(
+    case: ConvCase, isa: InstructionSet, tmp_path: Path
+) -> None:
     require_emulator()
 
     def runner(
@@ -45,14 +50,18 @@ def test_arm_object_code_gives_the_bytes_of_the_contract(case: ConvCase, tmp_pat
     ) -> None:
         run_in_emulator(kernel, isa, operands, threads, tmp_path)
 
-    check_conv(case, ARM, threads=2, runner=runner)
+    check_conv(case, isa, threads=2, runner=runner)
 
 
-def test_the_inner_loop_uses_the_dot_product() -> None:
+@pytest.mark.parametrize(
+    ("name", "instruction"),
+    [("arm-neon", "sadalp"), ("arm-dotprod", "sdot"), ("arm-i8mm", "usdot")],
+)
+def test_the_inner_loop_uses_the_instruction_of_the_row(name: str, instruction: str) -> None:
     from qcc.backends.llvm.kernels.activation import ActivationLayout
     from qcc.backends.llvm.kernels.conv import ConvKernel
 
     layout = ActivationLayout.plain(1, 8, 8, 64)
-    text = build(ConvKernel(layout, layout), ARM).assembly
-    assert "sdot" in text
+    text = build(ConvKernel(layout, layout), INSTRUCTION_SETS[name]).assembly
+    assert instruction in text
     assert "fmla" not in text
