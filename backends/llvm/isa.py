@@ -24,8 +24,9 @@ class InstructionSet:
     ``sdot`` add four 8-bit products to each int32 lane, ``usmmla`` adds the products of 2 by 8 and
     8 by 2 bytes to four lanes (its CPUs have ``usdot``, too), ``vpmaddwd`` adds two 16-bit
     products, ``smull`` makes 16-bit products that other instructions add.  ``needs`` are the names
-    (as LLVM spells them) of the CPU features without which the code does not run.  An ``emulated`` row generates the same code with every
-    instruction of ``primitives.py`` replaced by its definition, compiled for the host CPU.
+    (as LLVM spells them) of the CPU features without which the code does not run.  An ``emulated``
+    row generates the same code with every instruction of ``primitives.py`` replaced by its
+    definition, compiled for the host CPU.
     """
 
     name: str
