@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-
 import pytest
 
 from qcc.backends.llvm.isa import INSTRUCTION_SETS, InstructionSet
-from qcc.backends.llvm.kernels import Kernel
 from tests.backends.llvm.arm import require_emulator, run_in_emulator
 from tests.backends.llvm.conv_case import ConvCase, check_conv
-from tests.backends.llvm.native import Bytes, build
+from tests.backends.llvm.native import build
 
 ROWS = [row for row in INSTRUCTION_SETS.values() if row.architecture == "aarch64"]
 
@@ -41,16 +37,10 @@ CASES = {
 @pytest.mark.parametrize("isa", ROWS, ids=[row.name for row in ROWS])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_arm_object_code_gives_the_bytes_of_the_contract(
-    case: ConvCase, isa: InstructionSet, tmp_path: Path
+    case: ConvCase, isa: InstructionSet
 ) -> None:
     require_emulator()
-
-    def runner(
-        kernel: Kernel, isa: InstructionSet, operands: Mapping[str, Bytes], threads: int
-    ) -> None:
-        run_in_emulator(kernel, isa, operands, threads, tmp_path)
-
-    check_conv(case, isa, threads=2, runner=runner)
+    check_conv(case, isa, threads=2, runner=run_in_emulator)
 
 
 @pytest.mark.parametrize(

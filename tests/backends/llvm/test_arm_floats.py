@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,11 +93,11 @@ CASES: dict[str, Callable[[], Case]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_arm_object_code_gives_the_bytes_of_the_contract(name: str, tmp_path: Path) -> None:
+def test_arm_object_code_gives_the_bytes_of_the_contract(name: str) -> None:
     require_emulator()
     kernel, operands, wanted = CASES[name]()
     output = blank(wanted.nbytes)
     buffers = {key: bytes_of(array) for key, array in operands.items()}
     last = kernel.operands[-1]
-    run_in_emulator(kernel, instruction_set("arm-dotprod"), {**buffers, last: output}, 3, tmp_path)
+    run_in_emulator(kernel, instruction_set("arm-dotprod"), {**buffers, last: output}, 3)
     assert output.tobytes() == np.ascontiguousarray(wanted).tobytes()

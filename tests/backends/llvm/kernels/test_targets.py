@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -109,9 +108,7 @@ def inputs(kernel: Kernel, packed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_arm_gives_the_bytes_of_x86(
-    case: tuple[Kernel, Mapping[str, Any], int], tmp_path: Path
-) -> None:
+def test_arm_gives_the_bytes_of_x86(case: tuple[Kernel, Mapping[str, Any], int]) -> None:
     require_emulator()
     kernel, arguments, size = case
     results = []
@@ -120,7 +117,7 @@ def test_arm_gives_the_bytes_of_x86(
         output = blank(size)
         operands = {**inputs(kernel, packed), **packed, kernel.operands[-1]: output}
         if isa is ARM:
-            run_in_emulator(kernel, isa, operands, 2, tmp_path)
+            run_in_emulator(kernel, isa, operands, 2)
         else:
             run(kernel, isa, operands, 2)
         results.append(output)
