@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from qcc.backends.llvm.compile import compile_numbered
+from qcc.backends.llvm.compile import NativeProgram, compile_numbered
 from qcc.backends.llvm.isa import InstructionSet, can_run
 from qcc.ir.core import Array, Graph
 from qcc.quant.report import CompileReport
@@ -67,25 +67,29 @@ def compare_native(
             raise AssertionError(f"outputs {sorted(found)} instead of {sorted(expected)}")
         for name, array in expected.items():
             elements += np.asarray(array).size
-            differing += _differing_bytes(name, np.asarray(array), found[name])
+            differing += differing_bytes(name, np.asarray(array), found[name])
     for executable, _ in programs.values():
         executable.close()
     regions = any(node.op == "q.region" for _, low in programs.values() for node in low.nodes)
     return NativeComparison(len(graph.outputs), elements, differing, regions)
 
 
+def compiled_program(graph: Graph, isa: InstructionSet, feed: Feeds) -> NativeProgram:
+    """What ``codegen`` compiles for the shapes (and values that choose branches) of ``feed``."""
+    program = steered_program(graph, isa, feed) if values_of(graph, feed) else None
+    shapes = {value.name: feed[value.name].shape for value in graph.inputs}
+    return program or compile_numbered(graph, isa, backend_of(isa).patterns, shapes)
+
+
 def _compiled(
     graph: Graph, isa: InstructionSet, feed: Feeds, threads: int
 ) -> tuple[Executable, Graph]:
     """The executable that ``codegen`` gives, and the lowered graph that it was compiled from."""
-    named = {value.name: feed[value.name].shape for value in graph.inputs}
-    shapes, values = tuple(named.values()), values_of(graph, feed)
-    program = steered_program(graph, isa, feed) if values else None
-    program = program or compile_numbered(graph, isa, backend_of(isa).patterns, named)
+    program = compiled_program(graph, isa, feed)
     executable = Executable(
         program.model.inputs,
         program.model.outputs,
-        [Variant(shapes, program.model)],
+        [Variant(tuple(feed[value.name].shape for value in graph.inputs), program.model)],
         CompileReport(isa.name),
         target=isa.name,
         threads=threads,
@@ -93,7 +97,8 @@ def _compiled(
     return executable, program.lowered
 
 
-def _differing_bytes(name: str, expected: Array, found: Array) -> int:
+def differing_bytes(name: str, expected: Array, found: Array) -> int:
+    """How many bytes of the output ``name`` differ; AssertionError for another shape or dtype."""
     if expected.shape != found.shape or expected.dtype != found.dtype:
         raise AssertionError(
             f"{name}: {found.dtype}{found.shape} instead of {expected.dtype}{expected.shape}"

@@ -1,0 +1,86 @@
+"""Hold native code of models for AArch64, run under qemu, against the reference evaluator.
+
+Every model gets the numbers of the ``arm`` backend, once for all rows.  The same graph is compiled
+for this machine, too, and both codes' outputs are compared.  With ``--every-value`` all values that
+the model stores as integers are compared, as further outputs.  Prints a line a model and row; what
+runs partly in onnxruntime is listed with the reason and left out.  The exit code is 1 where any
+byte differs or a program does not end well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from qcc.backends.llvm.isa import INSTRUCTION_SETS, InstructionSet
+from qcc.ir.core import Graph
+from tests.differential.models import DIGITS, Feeds, sample, zoo_names
+from tests.differential.native import with_stored_outputs
+from tests.emulation.comparison import compare_emulated, expectations, region_reasons
+from tests.emulation.programs import missing_tools
+
+ROWS = [row.name for row in INSTRUCTION_SETS.values() if row.architecture == "aarch64"]
+COLUMNS = f"{'model':44} {'isa':12} {'outputs':>7} {'elements':>10} {'differing':>9} {'host':>9}"
+
+
+def check(
+    name: str, graph: Graph, feeds: Sequence[Feeds], rows: Sequence[InstructionSet], threads: int
+) -> bool:
+    """Print a line a row; whether all bytes are right.  A graph with regions counts as right."""
+    reasons = region_reasons(graph, feeds[0])
+    if reasons:
+        print(f"{name:44} not native: {'; '.join(reasons)}", flush=True)
+        return True
+    right = True
+    expected = expectations(graph, feeds)
+    for row in rows:
+        start = time.monotonic()
+        print(f"{name:44} {row.name:12} ", end="", flush=True)
+        try:
+            found = compare_emulated(graph, row, expected, threads)
+        except AssertionError as error:
+            print(error, flush=True)
+            right = False
+            continue
+        seconds = time.monotonic() - start
+        counts = f"{found.differing_bytes:9} {found.differing_from_host:9}"
+        print(f"{found.outputs:7} {found.elements:10} {counts} {seconds:6.1f}", flush=True)
+        right = right and found.differing_bytes == found.differing_from_host == 0
+    return right
+
+
+def check_model(name: str, arguments: argparse.Namespace) -> bool:
+    """A zoo model, quantized with its first feeds."""
+    model = sample(name, arguments.batches)
+    graph = model.numbered("arm")
+    if arguments.every_value:
+        graph = with_stored_outputs(graph)
+    rows = [INSTRUCTION_SETS[row] for row in arguments.isa or ROWS]
+    return check(name, graph, model.feeds[: arguments.compared], rows, arguments.threads)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", help=f"names of zoo models, or {DIGITS}; default: all")
+    parser.add_argument("--isa", action="append", choices=ROWS)
+    parser.add_argument("--batches", type=int, default=4, help="calibration feeds of each model")
+    parser.add_argument("--compared", type=int, default=1, help="feeds that are compared")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--every-value", action="store_true", help="compare inner values too")
+    arguments = parser.parse_args()
+    if missing_tools():
+        print(f"Install {', '.join(missing_tools())} to run code for AArch64 here.")
+        return 2
+    print(f"{COLUMNS} {'s':>6}")
+    names = arguments.models or [DIGITS, *zoo_names()]
+    wrong = [name for name in names if not check_model(name, arguments)]
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
