@@ -232,8 +232,7 @@ def _exported(quantized: QuantizedModel, target: str, opset: int, size: int) -> 
 def _native(
     quantized: QuantizedModel, target: str, threads: int, size: int, tune: float
 ) -> Executable:
-    from qcc.backends.llvm.isa import can_run
-    from qcc.runtime.build import codegen, target_instruction_set
+    from qcc.runtime.build import codegen
     from qcc.runtime.export_check import float_outputs, output_sqnr
     from qcc.runtime.report import merge_reports
 
@@ -243,12 +242,29 @@ def _native(
         quantized.graph, target, threads, shapes=shapes, tune=tune, samples=samples
     )
     report = merge_reports(quantized.report, executable.report)
-    if can_run(target_instruction_set(target)):
+    runs_here = executable if executable.running else _for_this_machine(executable, shapes)
+    if runs_here is not None:
         exact = float_outputs(quantized.float_graph, samples)
-        sqnr = output_sqnr(exact, [executable.run(feeds) for feeds in samples[: len(exact)]])
+        sqnr = output_sqnr(exact, [runs_here.run(feeds) for feeds in samples[: len(exact)]])
         report = report.with_(output_sqnr_db=sqnr)
     executable.report = report.with_(model_bytes=size)
     return executable
+
+
+def _for_this_machine(
+    executable: Executable, shapes: Mapping[str, tuple[int, ...]]
+) -> Executable | None:
+    """The same numbers as code that runs here (every row gives the same bytes); None if none does.
+
+    Only so can a machine say how good the code is that it compiles for others.
+    """
+    from qcc.backends.llvm.isa import INSTRUCTION_SETS, best_for_host
+    from qcc.runtime.build import codegen
+
+    host = best_for_host(INSTRUCTION_SETS.values())
+    if host is None or executable.graph is None:
+        return None
+    return codegen(executable.graph, host.name, shapes=shapes)
 
 
 def _shapes_to_compile(graph: Graph, samples: list[dict[str, Array]]) -> dict[str, tuple[int, ...]]:
@@ -325,11 +341,17 @@ def compile_file(
 
 
 def _check_form(suffix: str, target: str) -> None:
+    backend_name(target)
     exports = target in export_targets()
     if suffix == ".onnx" and not exports:
         raise ConfigError(f"target {target} is native code: it cannot be written as .onnx")
     if suffix not in (".onnx", ".qir") and exports:
         raise ConfigError(f"target {target} gives an ONNX model: write it as .onnx or .qir")
+    if suffix not in (".qcc", ".onnx", ".qir") and "," in target:
+        raise ConfigError(
+            f"{suffix} holds code for one instruction set, not for {target}: name one of them, or "
+            "write a .qcc, which holds them all"
+        )
 
 
 def _read_mapping(path: Path) -> QConfigMapping:
@@ -428,21 +450,31 @@ def backend_name(target: str) -> str:
     """The backend that serves a target; raises ConfigError with the known names."""
     from qcc.runtime.build import native_backend_name, native_targets
 
-    exports = export_targets()
+    native, exports = native_targets(), export_targets()
     if target in exports:
         return target
-    if all(name.strip() in native_targets() for name in target.split(",")):
-        return native_backend_name(target)
-    known = ", ".join((*native_targets(), *exports))
-    raise ConfigError(f"there is no target '{target}'; choose one of: {known}")
+    names = [name.strip() for name in target.split(",")]
+    unknown = [name for name in names if name not in (*native, *exports)]
+    if unknown:
+        known = f"{', '.join(exports)}, or one or more (with commas) of {', '.join(native)}"
+        wrong = "' or '".join(unknown)
+        raise ConfigError(f"there is no target '{wrong}'; choose {known}")
+    mixed = [name for name in names if name in exports]
+    if mixed:
+        raise ConfigError(
+            f"target {mixed[0]} writes an ONNX model and cannot be one of several: compile for "
+            f"{mixed[0]} and for the others one after the other"
+        )
+    return native_backend_name(target)
 
 
 def list_targets() -> list[TargetInfo]:
     """All targets, ``host`` first."""
-    from qcc.backends.llvm.isa import INSTRUCTION_SETS, can_run, host_instruction_set
+    from qcc.backends.llvm.isa import INSTRUCTION_SETS, best_for_host, can_run
 
-    host = host_instruction_set()
-    rows = [TargetInfo("host", "native", f"is {host.name}", "the best that this CPU can run")]
+    host = best_for_host(INSTRUCTION_SETS.values())
+    status = "has none" if host is None else f"is {host.name}"
+    rows = [TargetInfo("host", "native", status, "the best that this CPU can run")]
     for isa in INSTRUCTION_SETS.values():
         status = "runs" if can_run(isa) else "compiles only"
         what = f"{8 * isa.vector_bytes}-bit vectors, {isa.dot}"

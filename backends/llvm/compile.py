@@ -106,7 +106,7 @@ def _rows(
     for label, op in before:
         if label in reasons:
             row = kernels.get(label)
-            kernel = "" if row is None else ", ".join(sorted(row.kernels, key=_is_minor))
+            kernel = "" if row is None else row.text
             isa = model.isa.name if kernel else ""
             yield NodeReport(
                 label, op, "float32", (label,), kernel=kernel, isa=isa, reason=reasons[label]
@@ -133,16 +133,11 @@ def _integer_row(
         op,
         "int8",
         fused,
-        kernel="" if row is None else ", ".join(sorted(row.kernels, key=_is_minor)),
+        kernel="" if row is None else row.text,
         isa="" if row is None else isa,
         output_scale=None if quant is None else quant.scale[0],
         output_zero_point=None if quant is None else quant.zero_point[0],
     )
-
-
-def _is_minor(kernel: str) -> bool:
-    """Whether this kernel only prepares memory for the node's own."""
-    return kernel.startswith("halo_")
 
 
 FLOAT_OPERANDS = "its operands are float"

@@ -8,6 +8,7 @@ features).  The semantics of the instructions themselves are in ``primitives.py`
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,6 +64,11 @@ class InstructionSet:
     def architecture(self) -> str:
         """``x86_64`` or ``aarch64``: the first part of the triple."""
         return self.triple.split("-", 1)[0]
+
+    @property
+    def rank(self) -> int:
+        """Place in ``INSTRUCTION_SETS``: of two that run on a machine, the lesser is better."""
+        return list(INSTRUCTION_SETS).index(self.name)
 
     def for_emulation(self) -> InstructionSet:
         """The same row with its instructions replaced by their definitions, to run on the host."""
@@ -161,11 +167,38 @@ def can_run(isa: InstructionSet) -> bool:
     )
 
 
+def best_for_host(sets: Iterable[InstructionSet]) -> InstructionSet | None:
+    """The best of ``sets`` that this machine can run, or None."""
+    return min(filter(can_run, sets), key=lambda isa: isa.rank, default=None)
+
+
+def refusal(subject: str, sets: Iterable[InstructionSet]) -> str:
+    """The sentence that refuses code for ``sets``, none of which this machine can run.
+
+    ``subject`` is how it begins, up to the names: ``"model.qcc holds code for"``.
+    """
+    from qcc.backends.llvm import machine
+
+    known = {isa.name: isa for isa in sets}
+    here, features = machine.host_architecture(), machine.host_cpu_features()
+    lacking = [sorted(isa.needs - features) for isa in known.values() if isa.architecture == here]
+    reason = f"this CPU is {here}"
+    if lacking:
+        fewest = min(lacking, key=len)
+        reason = f"this {here} CPU lacks {', '.join(fewest)}"
+    best = best_for_host(INSTRUCTION_SETS.values())
+    advice = "export the model to ONNX, with --target onnx"
+    if best is not None:
+        names = ",".join((*known, best.name))
+        advice = f"compile the model for {best.name}, too: --target {names}"
+    return f"{subject} {', '.join(known)}, and {reason}; {advice}."
+
+
 def host_instruction_set() -> InstructionSet:
     """The best row that this machine can run; :class:`ConfigError` when it can run none."""
-    for isa in INSTRUCTION_SETS.values():
-        if can_run(isa):
-            return isa
+    best = best_for_host(INSTRUCTION_SETS.values())
+    if best is not None:
+        return best
     raise ConfigError(
         "This CPU has none of the instruction sets that native code is generated for "
         f"({', '.join(INSTRUCTION_SETS)}); export to ONNX instead with --target onnx."

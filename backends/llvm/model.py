@@ -78,6 +78,11 @@ class KernelRow:
     op: str
     kernels: tuple[str, ...]
 
+    @property
+    def text(self) -> str:
+        """The kernels for reports: the node's own first, then those that prepare memory for it."""
+        return ", ".join(sorted(self.kernels, key=lambda kernel: kernel.startswith("halo_")))
+
 
 @dataclass(frozen=True)
 class CompiledModel:

@@ -1,13 +1,13 @@
-"""``qcc explain``, ``qcc opt``, ``qcc targets`` and ``qcc passes``: look, without compiling."""
+"""``qcc explain``, ``inspect``, ``opt``, ``targets`` and ``passes``: look, without compiling."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from qcc.cli.console import print_table, result, result_json, table, words
+from qcc.cli.console import human_bytes, print_table, result, result_json, table, words
 from qcc.cli.options import JsonOption, ModelArgument
 
 
@@ -38,6 +38,53 @@ def explain(
     words.print(f"{report.int8_nodes} nodes int8, {report.float_nodes} float")
     for note in report.notes:
         words.print(f"note: {note}", soft_wrap=True)
+
+
+def inspect_artifact(
+    compiled: Annotated[
+        Path, typer.Argument(metavar="MODEL.qcc", help="A compiled model, for any machine.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a .qcc file holds: its instruction sets, shapes and sizes, and what runs here.
+
+    [bold]Example[/]
+
+      qcc inspect model.qcc
+    """
+    from qcc.runtime.contents import contents_of
+
+    found = contents_of(compiled)
+    if as_json:
+        result_json(found.to_dict())
+        return
+    for side, specs in (("input", found.inputs), ("output", found.outputs)):
+        for spec in specs:
+            result(f"{side} {spec['name']}: {spec['dtype']} {_shape(spec['shape'])}")
+    rows = [
+        [
+            row.instruction_set,
+            "runs" if row.runs else "does not run",
+            " ".join(_shape(shape) for shape in row.shapes)
+            + "".join(f" {name}={value}" for name, value in row.values),
+            *map(human_bytes, (row.object_bytes, row.weight_bytes, row.arena_bytes)),
+            str(row.regions),
+        ]
+        for row in found.code
+    ]
+    columns = ["code for", "on this machine", "input shapes"]
+    columns += ["code", "weights", "buffers", "onnxruntime regions"]
+    title = f"{found.int8_nodes} nodes int8, {found.float_nodes} float; "
+    print_table(table(title + human_bytes(found.file_bytes), columns, rows, right=3))
+    words.print(str(found), soft_wrap=True)
+    if any(None in (spec["shape"] or [None]) for spec in found.inputs):
+        words.print("code for other shapes is made when they come", soft_wrap=True)
+
+
+def _shape(sizes: Any) -> str:
+    if sizes is None:
+        return "[...]"
+    return f"[{', '.join('?' if size is None else str(size) for size in sizes)}]"
 
 
 def opt(
@@ -129,6 +176,7 @@ def _first_line(kind: type) -> str:
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     app.command("explain")(explain)
+    app.command("inspect")(inspect_artifact)
     app.command("opt")(opt)
     app.command("targets")(targets)
     app.command("passes")(passes)

@@ -42,6 +42,7 @@ def run_model(
     from qcc.runtime.runnable import open_runnable
 
     runnable = open_runnable(compiled, threads=threads)
+    say_targets(compiled)
     outputs = runnable.run(load_arrays(inputs, runnable.input_names))
     save_arrays(output, outputs)
     for name, array in outputs.items():
@@ -85,6 +86,7 @@ def bench(
         return
     from qcc.runtime.benchmark import benchmark
 
+    say_targets(compiled)
     timing = benchmark(compiled, versus, inputs=inputs, threads=threads, runs=runs)
     if as_json:
         result_json(timing.to_dict())
@@ -92,7 +94,7 @@ def bench(
     rows = [
         [
             str(t.path),
-            t.engine,
+            f"{t.engine} {t.instruction_set}".strip(),
             f"{t.median_ms:.3f}",
             f"{t.least_ms:.3f}",
             f"{t.p90_ms:.3f}",
@@ -106,6 +108,17 @@ def bench(
         result(f"{compiled} is {timing.ratio:.2f}x as fast as {versus} (median of pairs)")
 
 
+def say_targets(compiled: Path) -> None:
+    """Say of an artifact for several instruction sets which they are, and which of them runs."""
+    if compiled.suffix != ".qcc" or not compiled.is_file():
+        return
+    from qcc.runtime.contents import contents_of
+
+    found = contents_of(compiled)
+    if len(found.targets) > 1:
+        words.print(str(found), soft_wrap=True)
+
+
 MIB = 2**20
 
 PROFILE_ROWS = 40
@@ -115,6 +128,7 @@ PROFILE_ROWS = 40
 def _profile(compiled: Path, inputs: Path | None, runs: int, as_json: bool) -> None:
     from qcc.runtime.benchmark import profile
 
+    say_targets(compiled)
     found = profile(compiled, inputs=inputs, runs=runs)
     if as_json:
         result_json(found.to_dict())

@@ -36,7 +36,7 @@ class NodeReport:
 
 @dataclass(frozen=True)
 class CompileReport:
-    """The whole compilation.
+    """The whole compilation, for ``target``: an export target or names of instruction sets.
 
     Sizes are in bytes.  ``output_sqnr_db`` maps each float output to its signal-to-quantization-
     noise ratio on kept calibration samples.  ``notes`` are sentences about adjustments (raised

@@ -12,7 +12,8 @@
 The manifest lists every section with its offset, size and BLAKE2b-256.  Numbers are little endian.
 Sections are object code (ELF) and packed weights for each variant, ONNX models of float regions,
 and the zlib-compressed text of the quantized graph.  Weights are memory-mapped.  Nothing is
-unpickled.
+unpickled.  A file for several instruction sets has variants for each; a machine reads (and checks)
+those of the best one that it has.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcc import __version__
-from qcc.backends.llvm.isa import InstructionSet, can_run, instruction_set
+from qcc.backends.llvm.isa import InstructionSet, best_for_host, instruction_set, refusal
 from qcc.backends.llvm.model import (
     ArraySource,
     CallRow,
@@ -45,6 +46,7 @@ from qcc.errors import ArtifactError, ConfigError
 from qcc.files import atomic_file
 from qcc.quant.report import CompileReport
 from qcc.runtime.executable import Compile, Executable, Variant
+from qcc.runtime.report import report_of_model
 
 MAGIC = b"QCCMODEL"
 FORMAT_VERSION = 2
@@ -84,7 +86,7 @@ def save(executable: Executable, path: Path | str) -> None:
         "inputs": [asdict(spec) for spec in executable.inputs],
         "outputs": [asdict(spec) for spec in executable.outputs],
         "report": executable.report.to_dict(),
-        "variants": [_variant_data(v, sections) for v in executable.variants],
+        "variants": [_variant_data(v, sections) for v in _best_first(executable)],
         "graph": _graph_section(executable, sections),
         "floats": executable.floats,
     }
@@ -94,6 +96,12 @@ def save(executable: Executable, path: Path | str) -> None:
         for offset, content in body:
             file.write(b"\0" * (offset - file.tell()))
             file.write(content)
+
+
+def _best_first(executable: Executable) -> list[Variant]:
+    """All variants, also those that this machine does not run."""
+    known = (*executable.variants, *executable.other_variants())
+    return sorted(known, key=lambda variant: variant.model.isa.rank)
 
 
 def _graph_section(executable: Executable, sections: _Sections) -> int | None:
@@ -171,21 +179,28 @@ def _digest(content: bytes | memoryview) -> bytes:
 def load(path: Path | str, *, threads: int = 1) -> Executable:
     """Open an artifact: map it, check it, link its object code for this CPU.
 
+    Of several instruction sets the best that this CPU has is taken; the report speaks of it.
     Raises :class:`ArtifactError` where the file is missing, damaged, too new, or holds no code that
     this CPU runs.
     """
-    file = _File(Path(path))
+    file = ArtifactFile(Path(path))
     manifest = file.manifest
     try:
-        rows = list(manifest["variants"])
-        variants = [_variant(row, file) for row in _runnable(rows, path)]
+        target = str(manifest["target"])
+        sets = file.instruction_sets()
+        chosen = best_for_host(sets)
+        if chosen is None:
+            raise ArtifactError(refusal(f"{path} holds code for", sets))
+        rows = [(instruction_set_of(row), row) for row in manifest["variants"]]
+        variants = [_variant(row, file) for isa, row in rows if isa == chosen]
+        others = [row for isa, row in rows if isa != chosen]
         inputs, outputs = (_specs(manifest[side]) for side in ("inputs", "outputs"))
         report = CompileReport.from_dict(manifest["report"])
-        target = str(manifest["target"])
     except (KeyError, TypeError, ValueError, ConfigError) as error:
-        raise ArtifactError(
-            f"{path} is not a valid artifact ({error}); compile the model again."
-        ) from None
+        raise file.invalid(error) from None
+    plain = next((variant.model for variant in variants if not variant.values), None)
+    if plain is not None:
+        report = report_of_model(report, plain)
     return Executable(
         inputs,
         outputs,
@@ -196,33 +211,21 @@ def load(path: Path | str, *, threads: int = 1) -> Executable:
         compile_for=_compiler(file, manifest, target),
         graph_text=None if manifest["graph"] is None else file.content(manifest["graph"]),
         floats=bool(manifest.get("floats", False)),
+        other_variants=lambda: [_variant(row, file) for row in others],
     )
 
 
-def _runnable(rows: Sequence[Mapping[str, Any]], path: Path | str) -> list[Mapping[str, Any]]:
-    """The variants of the best instruction set that this CPU has."""
-    sets = [_isa(row) for row in rows]
-    usable = [isa for isa in sets if can_run(isa)]
-    if not rows:
-        return []
-    if not usable:
-        from qcc.backends.llvm.machine import host_cpu_features
-
-        missing = sorted(sets[0].needs - host_cpu_features()) or [sets[0].architecture]
-        raise ArtifactError(
-            f"{path} is for {', '.join(dict.fromkeys(isa.name for isa in sets))}, and this CPU "
-            f"lacks {', '.join(missing)}; compile the model for this CPU."
-        )
-    return [row for row, isa in zip(rows, sets, strict=True) if isa == usable[0]]
-
-
-def _isa(row: Mapping[str, Any]) -> InstructionSet:
+def instruction_set_of(row: Mapping[str, Any]) -> InstructionSet:
+    """The instruction set of a variant, as the manifest describes it; ConfigError if unknown."""
     isa = instruction_set(str(row["isa"]))
     return isa.for_emulation() if row["emulated"] else isa
 
 
-class _File:
-    """A mapped artifact whose checksums have been verified."""
+class ArtifactFile:
+    """A mapped artifact: what it reads is checked, the manifest first, a section when it is read.
+
+    Raises :class:`ArtifactError` where the file is missing, no artifact, damaged or too new.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -233,7 +236,9 @@ class _File:
             reason = getattr(error, "strerror", None) or "it is empty"
             raise ArtifactError(f"{path} cannot be opened as an artifact: {reason}.") from None
         self.manifest = self._read_manifest()
-        self._check_sections()
+        self._checked: set[int] = set()
+        if any(len(self._view(n)) != row["size"] for n, row in enumerate(self._table)):
+            raise self._damaged()
 
     def _read_manifest(self) -> dict[str, Any]:
         data = self._map
@@ -252,34 +257,56 @@ class _File:
         manifest: dict[str, Any] = json.loads(text)
         return manifest
 
-    def _check_sections(self) -> None:
-        for number, row in enumerate(self.manifest["sections"]):
-            content = self._view(number)
-            if len(content) != row["size"] or _digest(content).hex() != row["blake2b"]:
-                raise self._damaged()
+    def instruction_sets(self) -> tuple[InstructionSet, ...]:
+        """Those that the file has code for or, where shapes are free, may be compiled for."""
+        rows = [instruction_set_of(row) for row in self.manifest["variants"]]
+        named = [instruction_set(name) for name in str(self.manifest["target"]).split(",")]
+        return tuple(dict.fromkeys((*rows, *named)))
+
+    def invalid(self, error: Exception) -> ArtifactError:
+        """What to raise where the manifest does not say what it should."""
+        return ArtifactError(
+            f"{self.path} is not a valid artifact ({error}); compile the model again."
+        )
 
     def _damaged(self) -> ArtifactError:
         return ArtifactError(
             f"{self.path} is damaged or cut off (a checksum does not match); compile it again."
         )
 
+    @property
+    def _table(self) -> list[dict[str, Any]]:
+        table: list[dict[str, Any]] = self.manifest["sections"]
+        return table
+
+    def size(self, number: int) -> int:
+        """Bytes of a section."""
+        return int(self._table[number]["size"])
+
     def _view(self, number: int) -> memoryview:
-        row = self.manifest["sections"][number]
-        start = self._first + int(row["offset"])
-        return memoryview(self._map)[start : start + int(row["size"])]
+        start = self._first + int(self._table[number]["offset"])
+        return memoryview(self._map)[start : start + self.size(number)]
+
+    def _verified(self, number: int) -> memoryview:
+        view = self._view(number)
+        if number not in self._checked:
+            if _digest(view).hex() != self._table[number]["blake2b"]:
+                raise self._damaged()
+            self._checked.add(number)
+        return view
 
     def content(self, number: int) -> bytes:
         """A section as bytes."""
-        return bytes(self._view(number))
+        return bytes(self._verified(number))
 
     def array(self, number: int) -> NDArray[np.uint8]:
         """A section as a read-only view of the mapped file."""
-        return np.frombuffer(self._view(number), np.uint8)
+        return np.frombuffer(self._verified(number), np.uint8)
 
 
-def _variant(row: Mapping[str, Any], file: _File) -> Variant:
+def _variant(row: Mapping[str, Any], file: ArtifactFile) -> Variant:
     model = CompiledModel(
-        isa=_isa(row),
+        isa=instruction_set_of(row),
         object_code=file.content(row["object"]),
         source="",
         weights=file.array(row["weights"]),
@@ -321,7 +348,7 @@ def _step(row: Mapping[str, Any]) -> NativeStep | RegionStep:
     )
 
 
-def _compiler(file: _File, manifest: Mapping[str, Any], target: str) -> Compile | None:
+def _compiler(file: ArtifactFile, manifest: Mapping[str, Any], target: str) -> Compile | None:
     """Compiles for further shapes, from the graph that an artifact with free dimensions holds."""
     free = any(spec["shape"] is None or None in spec["shape"] for spec in manifest["inputs"])
     if not free or manifest["graph"] is None:

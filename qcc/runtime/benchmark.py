@@ -27,7 +27,7 @@ class Timing:
     """Times of one model over the timed runs, in milliseconds.
 
     ``memory_bytes`` is what opening and running it takes (:mod:`qcc.runtime.footprint`), None where
-    that cannot be measured.
+    that cannot be measured; ``instruction_set`` is that of native code, empty for other engines.
     """
 
     path: str
@@ -36,6 +36,7 @@ class Timing:
     least_ms: float
     p90_ms: float
     memory_bytes: int | None = None
+    instruction_set: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,4 +135,5 @@ def _summary(path: Path, model: Runnable, times: Array) -> Timing:
         float(np.median(times)),
         float(times.min()),
         float(np.percentile(times, 90)),
+        instruction_set=model.running if isinstance(model, Executable) else "",
     )

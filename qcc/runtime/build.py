@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from qcc.backends.llvm.isa import (
     INSTRUCTION_SETS,
     InstructionSet,
-    can_run,
+    best_for_host,
     host_instruction_set,
     instruction_set,
 )
@@ -69,13 +69,13 @@ def target_instruction_sets(target: str) -> tuple[InstructionSet, ...]:
     """The instruction sets of a target, the best first; ConfigError for an unknown name."""
     names = {name.strip() for name in target.split(",")}
     found = {host_instruction_set() if name == "host" else instruction_set(name) for name in names}
-    return tuple(sorted(found, key=lambda isa: list(INSTRUCTION_SETS).index(isa.name)))
+    return tuple(sorted(found, key=lambda isa: isa.rank))
 
 
 def target_instruction_set(target: str) -> InstructionSet:
     """The best instruction set of a target that this CPU runs, else the best of all."""
     sets = target_instruction_sets(target)
-    return next(filter(can_run, sets), sets[0])
+    return best_for_host(sets) or sets[0]
 
 
 def native_targets() -> tuple[str, ...]:
@@ -107,14 +107,15 @@ def executable_for(
 ) -> Executable:
     """Compile ``graph`` now where its shapes are fixed or given, else when they are first met.
 
-    The report speaks of the instruction set that runs here.
+    The kernels and sizes of the report are those of the instruction set that runs here.
     """
     from qcc.backends.llvm.codegen import tensor_spec
     from qcc.backends.llvm.compile import compile_numbered
 
-    chosen = next(filter(can_run, sets), sets[0])
+    chosen = best_for_host(sets) or sets[0]
     outputs = tuple(map(tensor_spec, graph.outputs))
-    report = CompileReport(chosen.name)
+    target = ",".join(isa.name for isa in sets)
+    report = CompileReport(target)
     variants: list[Variant] = []
     fixed = all(value.tensor.is_static for value in graph.inputs)
     for isa in sets if fixed or shapes is not None else ():
@@ -148,7 +149,7 @@ def executable_for(
         outputs,
         [*steered, *variants],
         report,
-        target=",".join(isa.name for isa in sets),
+        target=target,
         threads=threads,
         compile_for=compile_for,
         graph=graph,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from qcc.backends.llvm.isa import can_run
+from qcc.backends.llvm.isa import best_for_host, can_run, instruction_set
 from qcc.backends.llvm.model import CompiledModel, TensorSpec
 from qcc.errors import DataError
 from qcc.ir.core import Array, Graph
@@ -62,6 +62,7 @@ class Executable:
         graph: Graph | None = None,
         graph_text: bytes | None = None,
         floats: bool = False,
+        other_variants: Callable[[], Sequence[Variant]] = tuple,
     ) -> None:
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
@@ -73,6 +74,8 @@ class Executable:
         """The quantized graph as an artifact held it (``.qir``), or None."""
         self.floats = floats
         """Whether a graph without integers is compiled, too."""
+        self.other_variants = other_variants
+        """Reads the code for other CPUs that an artifact held, so that saving keeps it."""
         self._names = tuple(spec.name for spec in self.inputs)
         self._output_names = tuple(spec.name for spec in self.outputs)
         self._ready = tuple((spec.name, _dtype(spec), spec.shape) for spec in self.inputs)
@@ -107,6 +110,18 @@ class Executable:
     def variants(self) -> tuple[Variant, ...]:
         """The code that exists so far."""
         return tuple(self._variants)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the instruction sets that the model is compiled for, the best first."""
+        return tuple(name for name in self.target.split(",") if name)
+
+    @property
+    def running(self) -> str:
+        """Name of the instruction set whose code runs on this machine; empty where none does."""
+        sets = [variant.model.isa for variant in self._variants]
+        best = best_for_host(sets or map(instruction_set, self.targets))
+        return "" if best is None else best.name
 
     @property
     def has_free_dimensions(self) -> bool:
@@ -149,8 +164,17 @@ class Executable:
         return profile_program(self._program(arrays), arrays, runs)
 
     def save(self, path: Path | str) -> None:
-        """Write a ``.qcc`` artifact (atomically); see :mod:`qcc.runtime.artifact`."""
+        """Write a ``.qcc`` artifact (atomically); see :mod:`qcc.runtime.artifact`.
+
+        A path that ends in ``.o``, ``.so`` or ``.a`` becomes object code with a C interface, beside
+        which a header and an example are written (:mod:`qcc.runtime.object_files`).
+        """
         from qcc.runtime.artifact import save
+        from qcc.runtime.object_files import OBJECT_SUFFIXES, save_object
+
+        if Path(path).suffix in OBJECT_SUFFIXES:
+            save_object(self, path)
+            return
 
         save(self, path)
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcc.backends.llvm import machine
-from qcc.backends.llvm.isa import can_run
+from qcc.backends.llvm.isa import can_run, refusal
 from qcc.backends.llvm.model import (
     ArraySource,
     CompiledModel,
@@ -98,11 +98,7 @@ class Program:
 
     def __init__(self, model: CompiledModel, threads: int = 1) -> None:
         if not can_run(model.isa):
-            missing = sorted(model.isa.needs - machine.host_cpu_features())
-            raise ArtifactError(
-                f"This code is for {model.isa.name}, and this CPU lacks "
-                f"{', '.join(missing) or model.isa.architecture}; compile the model for this CPU."
-            )
+            raise ArtifactError(refusal("The model is compiled for", [model.isa]))
         self.model = model
         self._code = machine.load_object(model.object_code)
         self._weights = aligned_copy(model.weights)

@@ -55,6 +55,8 @@ class Instance:
         self.storage = dtype_name(dtypes.input)
         self.result = dtype_name(dtypes.output)
         self.weight_storage = dtype_name(dtypes.weight)
+        weight = dtypes.constraints("weight")
+        self.least_weight = None if weight is None else weight.quant_min_lower_bound
         self._variables: dict[str, Value] = {}
 
     def build(self, config: BackendPatternConfig) -> None:
@@ -74,6 +76,10 @@ class Instance:
     def activation(self, shape: tuple[int, ...]) -> Value:
         name = self.b.graph.fresh_name("x")
         return self.stored(self.b.input(name, *shape), 0.05)
+
+    def weight(self, shape: tuple[int, ...], axis: int) -> Value:
+        """A weight with a scale for each index of ``axis``, of what the dtypes allow."""
+        return self.b.weight(shape, axis, self.weight_storage, least=self.least_weight)
 
     def operand(self, term: Term, make: Callable[[], Value]) -> Value | None:
         """A named operand is made once; inner nodes are built."""
@@ -140,10 +146,7 @@ def conv(i: Instance, term: NodeTerm) -> tuple[list[Value | None], dict[str, Any
     """3x3 with padding and strides of 1, so that a residual has the input's size."""
     s = i.shapes
     x = i.operand(term.operands[0], lambda: i.activation(s.image))
-    weight = i.operand(
-        term.operands[1],
-        lambda: i.b.weight((s.outputs, s.channels, 3, 3), 0, i.weight_storage),
-    )
+    weight = i.operand(term.operands[1], lambda: i.weight((s.outputs, s.channels, 3, 3), 0))
     bias = i.operand(term.operands[2], lambda: i.b.bias(s.outputs))
     return [x, weight, bias], {"pads": [1, 1, 1, 1]}
 
@@ -151,7 +154,7 @@ def conv(i: Instance, term: NodeTerm) -> tuple[list[Value | None], dict[str, Any
 def gemm(i: Instance, term: NodeTerm) -> tuple[list[Value | None], dict[str, Any]]:
     s = i.shapes
     x = i.operand(term.operands[0], lambda: i.activation((s.height, 31)))
-    weight = i.operand(term.operands[1], lambda: i.b.weight((s.outputs, 31), 0, i.weight_storage))
+    weight = i.operand(term.operands[1], lambda: i.weight((s.outputs, 31), 0))
     bias = i.operand(term.operands[2], lambda: i.b.bias(s.outputs))
     return [x, weight, bias], {"transB": 1}
 
@@ -163,7 +166,7 @@ def matmul(i: Instance, term: NodeTerm) -> tuple[list[Value | None], dict[str, A
     if isinstance(right, Variable) and right.name == "b":
         other = i.operand(right, lambda: i.activation((s.batch, 31, s.outputs)))
     else:
-        other = i.operand(right, lambda: i.b.weight((31, s.outputs), 1, i.weight_storage))
+        other = i.operand(right, lambda: i.weight((31, s.outputs), 1))
     return [x, other], {}
 
 

@@ -10,6 +10,10 @@ import numpy as np
 from qcc.ir.core import Graph, Value
 from qcc.ir.infer import infer_node
 from qcc.ir.types import TensorType
+from qcc.passes.lower import lower
+from qcc.passes.outline_float import outline_float
+from qcc.quant.backend_config import BackendConfig
+from tests.conformance.prepared import Prepared
 from tests.passes.numbered import Numbered
 
 SIDES = (1, 2, 3, 5, 7, 8, 9)
@@ -144,3 +148,13 @@ GROWERS: tuple[Callable[[RandomNetwork, Value], Value], ...] = (
     grow_conv, grow_conv, grow_conv, grow_conv, _binary, _concat, grow_pool, _shuffle, _slice, _pad,
     _resize, grow_unary,
 )  # fmt: skip
+
+
+def prepared_network(network: RandomNetwork, steps: int, backend: BackendConfig) -> Prepared:
+    """A network of ``steps`` ops without any part that is left to onnxruntime."""
+    graph = network.grow(steps)
+    feeds = network.b.feeds()
+    report = lower(graph, backend.patterns)
+    outline_float(graph, report.refusals)
+    assert "q.region" not in {node.op for node in graph.nodes}, report.refusals
+    return Prepared.of(graph, feeds)

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
-from qcc.backends.llvm.codegen import compile_graph
 from qcc.backends.llvm.isa import INSTRUCTION_SETS, InstructionSet, host_instruction_set
 from qcc.backends.x86.config import CONFIG
-from qcc.passes.layout import convert_layout
-from qcc.passes.lower import lower
-from qcc.passes.outline_float import outline_float
-from qcc.ref.evaluate import evaluate
 from qcc.runtime import program
-from tests.conformance.random_graphs import RandomNetwork
+from tests.conformance.random_graphs import RandomNetwork, prepared_network
 from tests.conformance.shared_channels import BranchyNetwork
 
 
@@ -23,19 +17,7 @@ def _threads_for_small_models(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check(network: RandomNetwork, steps: int, isa: InstructionSet, threads: int) -> None:
-    graph = network.grow(steps)
-    feeds = network.b.feeds()
-    report = lower(graph, CONFIG.patterns)
-    outline_float(graph, report.refusals)
-    assert "q.region" not in {node.op for node in graph.nodes}, report.refusals
-    wanted = evaluate(graph, feeds)
-    convert_layout(graph)
-    native = program.Program(compile_graph(graph, isa), threads)
-    for _ in range(2):
-        found = native.run([feeds[value.name] for value in graph.inputs])
-        for value, array in zip(graph.outputs, found, strict=True):
-            assert np.array_equal(wanted[value.name], array), value.name
-    native.close()
+    prepared_network(network, steps, CONFIG).check_here(isa, threads, calls=2)
 
 
 @pytest.mark.parametrize("seed", range(12))

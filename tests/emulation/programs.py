@@ -7,7 +7,6 @@ start of the emulator serves any number of programs and calls.
 from __future__ import annotations
 
 import functools
-import os
 import shutil
 import subprocess
 import tempfile
@@ -16,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 from qcc.backends.llvm.isa import InstructionSet
+from tests.required import skip_unless_required
 
 Bytes = NDArray[np.uint8]
 
@@ -69,13 +68,10 @@ def missing_tools() -> list[str]:
 
 
 def require_emulator() -> None:
-    """Skip the test where the tools are missing; fail it where ``QCC_REQUIRE_ARM=1``."""
+    """Skip the test where the tools are missing; fail it where a row of AArch64 is required."""
     missing = missing_tools()
-    if not missing:
-        return
-    if os.environ.get("QCC_REQUIRE_ARM") == "1":
-        pytest.fail(f"QCC_REQUIRE_ARM=1, but {missing} are not installed")
-    pytest.skip(f"{missing} are not installed")
+    if missing:
+        skip_unless_required(LEAST_CPU, f"{missing} are not installed")
 
 
 @functools.cache

@@ -53,8 +53,10 @@ class Numbered:
         storage: str = "int8",
         zero: int = 0,
         scale: float = 0.01,
+        least: int | None = None,
     ) -> Value:
         low, high = numerics.STORAGE_RANGE[storage]
+        low = low if least is None else least
         data = self.random.integers(low, high + 1, shape).astype(storage)
         count = 1 if axis is None else shape[axis]
         scales = (scale * (1 + self.random.random(count))).astype(np.float32)

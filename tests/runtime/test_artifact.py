@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qcc.backends.llvm.isa import INSTRUCTION_SETS, can_run, host_instruction_set
+from qcc.backends.llvm.isa import INSTRUCTION_SETS, can_run
 from qcc.errors import ArtifactError, OutputError
 from qcc.ir.core import Array
 from qcc.runtime import program
@@ -118,21 +118,8 @@ def test_code_for_another_cpu_is_refused(tmp_path: Path) -> None:
         pytest.skip("this CPU runs every instruction set")
     path = tmp_path / "model.qcc"
     codegen(small_net()[0], missing[0]).save(path)
-    with pytest.raises(ArtifactError, match="this CPU lacks"):
+    with pytest.raises(ArtifactError, match=f"holds code for {missing[0]}, and this"):
         load(path)
-
-
-def test_one_file_for_several_instruction_sets(tmp_path: Path) -> None:
-    graph, feeds = small_net()
-    names = ",".join(name for name in INSTRUCTION_SETS if name.startswith("x86"))
-    executable = codegen(graph, names)
-    path = tmp_path / "model.qcc"
-    executable.save(path)
-    assert len(executable.variants) == 3
-    loaded = load(path)
-    assert [v.model.isa for v in loaded.variants] == [host_instruction_set()]
-    wanted, found = executable.run(feeds), loaded.run(feeds)
-    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_regions_survive(tmp_path: Path) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import pytest
 from llvmlite import ir
 from numpy.typing import NDArray
 
@@ -17,6 +15,7 @@ from qcc.backends.llvm import machine
 from qcc.backends.llvm.isa import INSTRUCTION_SETS, InstructionSet, can_run
 from qcc.backends.llvm.kernels import READ_SLACK, Kernel
 from qcc.backends.llvm.kernels.activation import ActivationLayout
+from tests.required import skip_unless_required
 
 Bytes = NDArray[np.uint8]
 GUARD = 0xA5
@@ -25,12 +24,9 @@ GUARD = 0xA5
 def native_or_skip(name: str) -> InstructionSet:
     """The row ``name`` to run natively; skips with the reason where this CPU lacks it."""
     isa = INSTRUCTION_SETS[name]
-    if can_run(isa):
-        return isa
-    reason = f"this CPU cannot run {name}"
-    if os.environ.get("QCC_REQUIRE_ISA") == name:
-        pytest.fail(f"QCC_REQUIRE_ISA={name}, but {reason}")
-    pytest.skip(reason)
+    if not can_run(isa):
+        skip_unless_required([name], f"this CPU cannot run {name}")
+    return isa
 
 
 def executable_form(name: str) -> InstructionSet:
