@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qcc.errors import ConfigError, ModelError, OutputError
-from qcc.files import atomic_file, check_writable
+from qcc.errors import ConfigError, ModelError
 from qcc.ir.core import Array, Graph
+from qcc.outputs import check_form, check_output, write_output
 from qcc.quant.report import CompileReport
 
 if TYPE_CHECKING:
@@ -20,16 +20,6 @@ if TYPE_CHECKING:
     from qcc.runtime.executable import Executable
 
 Progress = Callable[[str, int, "int | None"], None]
-
-OUTPUT_FORMS = {
-    ".qcc": "host",
-    ".onnx": "onnx",
-    ".qir": "host",
-    ".ll": "host",
-    ".s": "host",
-    ".o": "host",
-}
-"""Endings of output files, and the target that each means when none is named."""
 
 
 class ExportedModel:
@@ -294,15 +284,6 @@ def _model_bytes(model: Path | str | bytes | Graph) -> int:
 # -- files -----------------------------------------------------------------------------------------
 
 
-def check_output(path: Path) -> str:
-    """The ending of an output path, checked; raises OutputError before any work is done."""
-    if path.suffix not in OUTPUT_FORMS:
-        known = " ".join(OUTPUT_FORMS)
-        raise OutputError(f"the ending of {path} names no output form; use one of {known}")
-    check_writable(path)
-    return path.suffix
-
-
 def compile_file(
     model: Path,
     output: Path,
@@ -315,11 +296,16 @@ def compile_file(
     opset: int = 21,
     tune: float = 0.0,
     precision: str = "int8",
+    weights_file: bool = False,
     progress: Progress | None = None,
 ) -> CompileReport:
-    """Compile ``model`` and write ``output`` in the form that its ending asks for."""
-    suffix = check_output(output)
-    _check_form(suffix, target)
+    """Compile ``model`` and write ``output`` in the form that its ending asks for.
+
+    ``weights_file`` keeps the weights out of object code, in a file beside it.
+    """
+    check_output(output)
+    backend_name(target)
+    check_form(output, target, target in export_targets(), weights_file)
     mapping = None if qconfig is None else _read_mapping(qconfig)
     compiled = compile(
         model,
@@ -333,25 +319,8 @@ def compile_file(
         precision=precision,
         progress=progress,
     )
-    if suffix in (".qcc", ".onnx"):
-        compiled.save(output)
-    else:
-        _write_text_form(compiled, output, suffix)
+    write_output(compiled, output, weights_file)
     return compiled.report.with_(output_bytes=output.stat().st_size)
-
-
-def _check_form(suffix: str, target: str) -> None:
-    backend_name(target)
-    exports = target in export_targets()
-    if suffix == ".onnx" and not exports:
-        raise ConfigError(f"target {target} is native code: it cannot be written as .onnx")
-    if suffix not in (".onnx", ".qir") and exports:
-        raise ConfigError(f"target {target} gives an ONNX model: write it as .onnx or .qir")
-    if suffix not in (".qcc", ".onnx", ".qir") and "," in target:
-        raise ConfigError(
-            f"{suffix} holds code for one instruction set, not for {target}: name one of them, or "
-            "write a .qcc, which holds them all"
-        )
 
 
 def _read_mapping(path: Path) -> QConfigMapping:
@@ -362,28 +331,6 @@ def _read_mapping(path: Path) -> QConfigMapping:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the QConfigMapping {path}: {error}") from None
     return QConfigMapping.from_json(text)
-
-
-def _write_text_form(compiled: Any, output: Path, suffix: str) -> None:
-    if suffix == ".qir":
-        from qcc.ir.print import print_graph
-
-        content = print_graph(compiled.graph, resources=True).encode()
-    else:
-        variants = compiled.variants
-        if not variants:
-            raise ConfigError(
-                f"{suffix} needs fixed shapes, and the model's inputs have free dimensions: "
-                "write a .qcc, which is compiled for the shapes that it meets"
-            )
-        code = variants[0].model
-        content = {
-            ".ll": lambda: code.llvm_ir.encode(),
-            ".s": lambda: code.assembly.encode(),
-            ".o": lambda: code.object_code,
-        }[suffix]()
-    with atomic_file(output) as file:
-        file.write(content)
 
 
 def read_graph(source: Path | str | bytes) -> Graph:

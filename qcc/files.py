@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,6 +37,22 @@ def atomic_file(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_files(contents: Mapping[Path, bytes]) -> None:
+    """Write several files that belong together: none appears before all are on the disk.
+
+    Raises OutputError as :func:`atomic_file` does; whatever stood at the paths is untouched then.
+    """
+    with ExitStack() as files:
+        for path, content in contents.items():
+            file = files.enter_context(atomic_file(path))
+            try:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError as error:
+                raise OutputError(f"cannot write {path}: {error.strerror}") from None
 
 
 def check_writable(path: Path | str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,8 +84,12 @@ def _target_machine(isa: InstructionSet) -> Any:
     )
 
 
-def _prepared(text: str, isa: InstructionSet) -> tuple[Any, Any]:
+def _prepared(
+    text: str, isa: InstructionSet, exported: Collection[str] | None = None
+) -> tuple[Any, Any]:
     """Parse, verify and prepare a module for code generation: ``(module, target machine)``.
+
+    With ``exported`` all other functions become internal, and those that nothing calls vanish.
 
     Kernels choose their own unrolling, tiles and vector widths, so that LLVM's optimizer finds
     nothing to win in them, and takes as long as all of code generation (which merges, hoists and
@@ -98,6 +103,11 @@ def _prepared(text: str, isa: InstructionSet) -> tuple[Any, Any]:
     module.verify()
     builder = binding.create_pass_builder(target, binding.create_pipeline_tuning_options())
     passes = binding.create_new_module_pass_manager()
+    if exported is not None:
+        for function in module.functions:
+            if not function.is_declaration and function.name not in exported:
+                function.linkage = "internal"
+        passes.add_global_dead_code_eliminate_pass()
     passes.add_reassociate_pass()
     passes.add_lcssa_pass()
     passes.run(module, builder)
@@ -119,10 +129,15 @@ class CompiledObject:
         return str(target.emit_assembly(module))
 
 
-def compile_module(module: Any, isa: InstructionSet) -> CompiledObject:
-    """Compile an ``llvmlite.ir.Module`` (or its text).  Equal modules give equal bytes."""
+def compile_module(
+    module: Any, isa: InstructionSet, exported: Collection[str] | None = None
+) -> CompiledObject:
+    """Compile an ``llvmlite.ir.Module`` (or its text).  Equal modules give equal bytes.
+
+    ``exported`` names the only functions that can be seen outside, where that are not all.
+    """
     text = str(module)
-    prepared, target = _prepared(text, isa)
+    prepared, target = _prepared(text, isa, exported)
     return CompiledObject(isa, target.emit_object(prepared), text)
 
 

@@ -65,6 +65,10 @@ def compile_model(
             help="float32 compiles the model as it is: no quantization, no sample inputs.",
         ),
     ] = "int8",
+    weights_file: Annotated[
+        bool,
+        typer.Option("--weights-file", help="Keep the weights of a .o beside it, in .weights."),
+    ] = False,
     reading: DataOptions = PLAIN,
     as_json: JsonOption = False,
 ) -> None:
@@ -85,7 +89,8 @@ def compile_model(
 
       qcc compile model.onnx --calib loader:batches --target x86-avx2 -o model.s
     """
-    from qcc.compiler import OUTPUT_FORMS, check_output, compile_file
+    from qcc.compiler import compile_file
+    from qcc.outputs import OUTPUT_FORMS, check_output
 
     form = check_output(output)
     chosen = target or OUTPUT_FORMS[form]
@@ -102,6 +107,7 @@ def compile_model(
             opset=opset,
             tune=tune,
             precision=precision,
+            weights_file=weights_file,
             progress=bars,
         )
     if as_json:

@@ -164,7 +164,11 @@ class Executable:
         return profile_program(self._program(arrays), arrays, runs)
 
     def save(self, path: Path | str) -> None:
-        """Write a ``.qcc`` artifact (atomically); see :mod:`qcc.runtime.artifact`."""
+        """Write a ``.qcc`` artifact (atomically); see :mod:`qcc.runtime.artifact`.
+
+        A path that ends in ``.o``, ``.so`` or ``.a`` becomes object code with a C interface, beside
+        which a header and an example are written (:mod:`qcc.runtime.object_files`).
+        """
         from qcc.runtime.artifact import save
         from qcc.runtime.object_files import OBJECT_SUFFIXES, save_object
 

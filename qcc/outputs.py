@@ -1,0 +1,87 @@
+"""The forms that a compiled model is written in: endings, what each asks for, and the writing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qcc.errors import ConfigError, OutputError
+from qcc.files import atomic_file, check_writable
+
+if TYPE_CHECKING:
+    from qcc.runtime.executable import Executable
+
+OUTPUT_FORMS = {
+    ".qcc": "host",
+    ".onnx": "onnx",
+    ".qir": "host",
+    ".ll": "host",
+    ".s": "host",
+    ".o": "host",
+}
+"""Endings of output files, and the target that each means when none is named."""
+
+
+def check_output(path: Path) -> str:
+    """The ending of an output path, checked; raises OutputError before any work is done."""
+    if path.suffix not in OUTPUT_FORMS:
+        known = " ".join(OUTPUT_FORMS)
+        raise OutputError(f"the ending of {path} names no output form; use one of {known}")
+    check_writable(path)
+    return path.suffix
+
+
+def check_form(path: Path, target: str, exports: bool, weights_file: bool = False) -> None:
+    """Refuse before any work is done what cannot be written at ``path``.
+
+    ``exports`` says that the (known) target gives an ONNX model.  Raises ConfigError where the
+    target has no such form, and what :func:`qcc.runtime.object_files.check_object_output` raises.
+    """
+    suffix = path.suffix
+    if suffix == ".onnx" and not exports:
+        raise ConfigError(f"target {target} is native code: it cannot be written as .onnx")
+    if suffix not in (".onnx", ".qir") and exports:
+        raise ConfigError(f"target {target} gives an ONNX model: write it as .onnx or .qir")
+    if suffix not in (".qcc", ".onnx", ".qir") and "," in target:
+        raise ConfigError(
+            f"{suffix} holds code for one instruction set, not for {target}: name one of them, or "
+            "write a .qcc, which holds them all"
+        )
+    from qcc.runtime.object_files import OBJECT_SUFFIXES, check_object_output
+
+    if suffix in OBJECT_SUFFIXES:
+        from qcc.runtime.build import target_instruction_set
+
+        check_object_output(path, target_instruction_set(target), weights_file)
+    elif weights_file:
+        raise ConfigError(
+            f"a {suffix} has no separate file of weights: only {' '.join(OBJECT_SUFFIXES)} have one"
+        )
+
+
+def write_output(compiled: Any, path: Path, weights_file: bool = False) -> None:
+    """Write an Executable or ExportedModel in the form that the ending asks for (atomically)."""
+    from qcc.runtime.object_files import OBJECT_SUFFIXES, save_object
+
+    if path.suffix in OBJECT_SUFFIXES:
+        save_object(compiled, path, weights_file)
+    elif path.suffix in (".qcc", ".onnx"):
+        compiled.save(path)
+    else:
+        with atomic_file(path) as file:
+            file.write(_text(compiled, path.suffix).encode())
+
+
+def _text(compiled: Any, suffix: str) -> str:
+    if suffix == ".qir":
+        from qcc.ir.print import print_graph
+
+        return print_graph(compiled.graph, resources=True)
+    executable: Executable = compiled
+    if not executable.variants:
+        raise ConfigError(
+            f"{suffix} needs fixed shapes, and the model's inputs have free dimensions: "
+            "write a .qcc, which is compiled for the shapes that it meets"
+        )
+    code = executable.variants[0].model
+    return code.llvm_ir if suffix == ".ll" else code.assembly
