@@ -5,6 +5,9 @@ for this machine, too, and both codes' outputs are compared.  With ``--every-val
 the model stores as integers are compared, as further outputs.  Prints a line a model and row; what
 runs partly in onnxruntime is listed with the reason and left out.  The exit code is 1 where any
 byte differs or a program does not end well.
+
+``--patterns`` checks every entry of the ``arm``, ``qnnpack`` and ``xnnpack`` BackendConfigs
+instead, ``--networks N`` random networks with N seeds: their lines count graphs.
 """
 
 from __future__ import annotations
@@ -12,19 +15,28 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qcc.backends.llvm.isa import INSTRUCTION_SETS, InstructionSet
+from qcc.backends.registry import backend_config
 from qcc.ir.core import Graph
+from qcc.quant.backend_config import BackendConfig, BackendPatternConfig
+from tests.conformance.claims import prepared_claim
+from tests.conformance.prepared import Prepared
+from tests.conformance.random_graphs import RandomNetwork, prepared_network
+from tests.conformance.shared_channels import BranchyNetwork
 from tests.differential.models import DIGITS, Feeds, sample, zoo_names
 from tests.differential.native import with_stored_outputs
 from tests.emulation.comparison import compare_emulated, expectations, region_reasons
 from tests.emulation.programs import missing_tools
 
 ROWS = [row.name for row in INSTRUCTION_SETS.values() if row.architecture == "aarch64"]
+BACKENDS = ("arm", "qnnpack", "xnnpack")
+NETWORK_STEPS = 14
 COLUMNS = f"{'model':44} {'isa':12} {'outputs':>7} {'elements':>10} {'differing':>9} {'host':>9}"
 
 
@@ -54,14 +66,70 @@ def check(
     return right
 
 
-def check_model(name: str, arguments: argparse.Namespace) -> bool:
+def check_model(name: str, rows: Sequence[InstructionSet], arguments: argparse.Namespace) -> bool:
     """A zoo model, quantized with its first feeds."""
     model = sample(name, arguments.batches)
     graph = model.numbered("arm")
     if arguments.every_value:
         graph = with_stored_outputs(graph)
-    rows = [INSTRUCTION_SETS[row] for row in arguments.isa or ROWS]
     return check(name, graph, model.feeds[: arguments.compared], rows, arguments.threads)
+
+
+def check_graphs(
+    kind: str,
+    names: Sequence[str],
+    prepare: Callable[[int], Prepared],
+    rows: Sequence[InstructionSet],
+    threads: int,
+) -> bool:
+    """Run prepared graphs, print those that are wrong and a line a row; whether all are right."""
+    wrong = dict.fromkeys(rows, 0)
+    seconds = dict.fromkeys(rows, 0.0)
+    for index, name in enumerate(names):
+        prepared = prepare(index)
+        for row in rows:
+            start = time.monotonic()
+            try:
+                prepared.check_emulated(row, threads)
+            except AssertionError as error:
+                wrong[row] += 1
+                print(f"{kind} {name} on {row.name}: {error}", flush=True)
+            seconds[row] += time.monotonic() - start
+    for row in rows:
+        counts = f"{len(names)} graphs, {wrong[row]} wrong"
+        print(f"{kind:16} {row.name:12} {counts}, {seconds[row]:.0f} s", flush=True)
+    return not any(wrong.values())
+
+
+def check_patterns(rows: Sequence[InstructionSet], threads: int) -> bool:
+    """Every entry of every backend of AArch64."""
+    right = True
+    for backend in map(backend_config, BACKENDS):
+        entries = [config for config in backend.patterns if config.lowering is not None]
+        prepare = partial(_prepared_entry, backend, entries)
+        names = [config.name for config in entries]
+        right = check_graphs(backend.name, names, prepare, rows, threads) and right
+    return right
+
+
+def _prepared_entry(
+    backend: BackendConfig, entries: Sequence[BackendPatternConfig], index: int
+) -> Prepared:
+    return prepared_claim(backend, entries[index])
+
+
+def _prepared_network(kind: type[RandomNetwork], seed: int) -> Prepared:
+    return prepared_network(kind(seed), NETWORK_STEPS, backend_config("arm"))
+
+
+def check_networks(count: int, rows: Sequence[InstructionSet], threads: int) -> bool:
+    """Random networks, and such with branches, of ``count`` seeds."""
+    seeds = list(map(str, range(count)))
+    checked = [
+        check_graphs(kind.__name__, seeds, partial(_prepared_network, kind), rows, threads)
+        for kind in (RandomNetwork, BranchyNetwork)
+    ]
+    return all(checked)
 
 
 def main() -> int:
@@ -72,13 +140,20 @@ def main() -> int:
     parser.add_argument("--compared", type=int, default=1, help="feeds that are compared")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--every-value", action="store_true", help="compare inner values too")
+    parser.add_argument("--patterns", action="store_true", help="check pattern entries instead")
+    parser.add_argument("--networks", type=int, metavar="N", help="check random networks instead")
     arguments = parser.parse_args()
+    rows = [INSTRUCTION_SETS[row] for row in arguments.isa or ROWS]
     if missing_tools():
         print(f"Install {', '.join(missing_tools())} to run code for AArch64 here.")
         return 2
+    if arguments.patterns or arguments.networks:
+        right = not arguments.patterns or check_patterns(rows, arguments.threads)
+        networks = arguments.networks or 0
+        return int(not (check_networks(networks, rows, arguments.threads) and right))
     print(f"{COLUMNS} {'s':>6}")
     names = arguments.models or [DIGITS, *zoo_names()]
-    wrong = [name for name in names if not check_model(name, arguments)]
+    wrong = [name for name in names if not check_model(name, rows, arguments)]
     return int(bool(wrong))
 
 
