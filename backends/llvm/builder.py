@@ -236,6 +236,21 @@ class LoopBuilder:
             self.index(self.minimum(self.mul(end, step), total)),
         )
 
+    def fence(self, values: Sequence[Value]) -> list[Value]:
+        """The vectors ``values``, known to LLVM only behind this place; no load moves across it.
+
+        An empty piece of AArch64 assembly that is said to change them.
+        """
+        types = [value.type for value in values]
+        result = types[0] if len(types) == 1 else ir.LiteralStructType(types)
+        places = ["=w"] * len(types) + [str(i) for i in range(len(types))]
+        signature = ir.FunctionType(result, types)
+        code = ir.InlineAsm(signature, "", ",".join(places), side_effect=True)
+        found = self.ir.call(code, list(values))
+        if len(types) == 1:
+            return [found]
+        return [self.ir.extract_value(found, i) for i in range(len(types))]
+
     # -- vectors ------------------------------------------------------------------------------
 
     def splat(self, scalar: Value, count: int) -> Value:

@@ -97,6 +97,36 @@ def _dot_by_long_products(k: LoopBuilder, arguments: list[Value]) -> Value:
     return add_pairwise(k, accumulator, pairs)
 
 
+def _add_long_products(k: LoopBuilder, arguments: list[Value]) -> Value:
+    """The first eight products of each of two vectors of activations, added to neighbours."""
+    accumulator, *operands = arguments
+    first, second, b = (_widen(k, value, I32, signed=True) for value in operands)
+    low = k.ir.mul(*(k.shuffle(value, None, _HALVES_OF_16[0]) for value in (first, b)))
+    high = k.ir.mul(*(k.shuffle(value, None, _HALVES_OF_16[1]) for value in (second, b)))
+    sums = k.ir.add(low, high)
+    even, odd = (k.shuffle(sums, None, range(start, 8, 2)) for start in (0, 1))
+    return k.ir.add(accumulator, k.ir.add(even, odd))
+
+
+def _long_products(k: LoopBuilder, arguments: list[Value]) -> Value:
+    """The same by ``smull``, ``smlal2`` and ``sadalp``; no two products may both be 2^14."""
+    accumulator, first, second, b = arguments
+    halves, octets = vector(I16, 8), vector(I8, 8)
+    multiply = _declare(k, "llvm.aarch64.neon.smull.v8i16", halves, [octets, octets])
+    low = k.ir.call(multiply, [k.shuffle(v, None, _HALVES_OF_16[0]) for v in (first, b)])
+    high = k.ir.call(multiply, [k.shuffle(v, None, _HALVES_OF_16[1]) for v in (second, b)])
+    return add_pairwise(k, accumulator, k.ir.add(low, high))
+
+
+def _matrix_product(k: LoopBuilder, arguments: list[Value]) -> Value:
+    """Two rows of eight unsigned bytes by two columns of eight signed ones: four sums."""
+    accumulator, a, b = arguments
+    a, b = _widen(k, a, I32, signed=False), _widen(k, b, I32, signed=True)
+    rows = k.shuffle(a, None, [*range(8), *range(8), *range(8, 16), *range(8, 16)])
+    columns = k.shuffle(b, None, [*range(16), *range(16)])
+    return k.ir.add(accumulator, _grouped_products(k, rows, columns, 8))
+
+
 _HALVES_OF_16 = (range(8), range(8, 16))
 
 
@@ -203,16 +233,20 @@ _INTRINSICS: dict[tuple[str, str, int], str] = {
     ("x86_64", "lookup_16", 16): "llvm.x86.ssse3.pshuf.b.128",
     ("aarch64", "dot_signed_signed", 16): "llvm.aarch64.neon.sdot.v4i32.v16i8",
     ("aarch64", "dot_unsigned_signed", 16): "llvm.aarch64.neon.usdot.v4i32.v16i8",
+    ("aarch64", "matrix_product", 16): "llvm.aarch64.neon.usmmla.v4i32.v16i8",
     ("aarch64", "round_to_int", 16): "llvm.aarch64.neon.fcvtns.v4i32.v4f32",
     ("aarch64", "lookup_64", 16): "llvm.aarch64.neon.tbl4.v16i8",
 }
 
 _SEQUENCES: dict[tuple[str, str], Definition] = {
     ("smull", "dot_signed_signed"): _dot_by_long_products,
+    ("smull", "add_long_products"): _long_products,
 }
 """What an instruction set (by its ``dot``) does by several instructions instead of one."""
 
-_ONLY_BY_INTRINSIC = frozenset({"dot_unsigned_signed", "dot_signed_signed", "multiply_add_bytes"})
+_ONLY_BY_INTRINSIC = frozenset(
+    {"dot_unsigned_signed", "dot_signed_signed", "multiply_add_bytes", "matrix_product"}
+)
 
 
 def primitive(name: str, isa: InstructionSet, vector_bytes: int) -> Primitive:
@@ -223,6 +257,8 @@ def primitive(name: str, isa: InstructionSet, vector_bytes: int) -> Primitive:
     rows: dict[str, tuple[Any, tuple[Any, ...], Definition]] = {
         "dot_unsigned_signed": (words, (words, octets, octets), _dot_unsigned_signed),
         "dot_signed_signed": (words, (words, octets, octets), _dot_signed_signed),
+        "add_long_products": (words, (words, octets, octets, octets), _add_long_products),
+        "matrix_product": (words, (words, octets, octets), _matrix_product),
         "multiply_add_pairs": (words, (halves, halves), _multiply_add_pairs),
         "multiply_add_bytes": (halves, (octets, octets), _multiply_add_bytes),
         "round_to_int": (words, (floats,), _round_to_int),

@@ -3,7 +3,8 @@
 A tile keeps ``rows x vectors`` accumulators in registers.  The model counts, for one turn of the
 inner loop (four products deep), what the vector multipliers, adders and load ports have to do, adds
 an epilogue per tile, and sums over the whole tiles and the remainders; the cheapest tile wins.  The
-constants are cycles measured on Zen 3 (AVX2) and Zen 4 (AVX512-VNNI).
+constants are cycles measured on Zen 3 (AVX2) and Zen 4 (AVX512-VNNI); those of AArch64 follow from
+how many instructions of each kind its cores begin in a cycle (``tools/arm_throughput.py``).
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from typing import Literal
 
 from qcc.backends.llvm.isa import InstructionSet
 
-Inner = Literal["dot", "pairs", "partners", "mixed", "widened"]
-"""Inner loops.  ``dot``: one instruction adds four byte products.  ``pairs``: 8-bit multiply-add of
-pairs that cannot saturate.  ``partners``: two such groups added in 16 bits where they fit, by a
-table.  ``widened``: activations and weights widened to 16 bits.  ``mixed``: ``partners`` where
-pairs cannot saturate and ``widened`` elsewhere."""
+Inner = Literal["dot", "long", "matrix", "pairs", "partners", "mixed", "widened"]
+"""Inner loops.  ``dot``: one instruction adds four byte products.  ``long``: two byte products are
+added in 16 bits, then pairs of those.  ``matrix``: two rows by two channels by eight products.
+``pairs``: 8-bit multiply-add of pairs that cannot saturate.  ``partners``: two such groups added in
+16 bits where they fit, by a table.  ``widened``: activations and weights widened to 16 bits.
+``mixed``: ``partners`` where pairs cannot saturate and ``widened`` elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,30 @@ class GemmSchedule:
 
 @dataclass(frozen=True)
 class _InnerCost:
-    """Cycles per turn: for each accumulator, row and vector; and registers besides accumulators."""
+    """Cycles per turn: for each accumulator, row and vector; and registers besides accumulators.
+
+    The latter: ``spare_registers``, and more for each row and vector.  ``pairs_rows``: a tile of an
+    odd number of rows takes as much as one with one more.
+    """
 
     accumulator: float
     row: float
     vector: float
     turn: float
     spare_registers: int
+    row_registers: int = 0
+    vector_registers: int = 1
+    pairs_rows: bool = False
+
+    def counted(self, rows: int) -> int:
+        """Rows that ``rows`` rows take as much as."""
+        return rows + rows % 2 if self.pairs_rows else rows
+
+    def registers(self, rows: int, vectors: int) -> int:
+        """Registers of a tile."""
+        rows = self.counted(rows)
+        more = self.row_registers * rows + self.vector_registers * vectors
+        return rows * vectors + more + self.spare_registers
 
 
 _COSTS: dict[tuple[Inner, int], _InnerCost] = {
@@ -54,7 +73,9 @@ _COSTS: dict[tuple[Inner, int], _InnerCost] = {
     ("mixed", 32): _InnerCost(1.15, 0.2, 0.5, 1.0, 3),
     ("dot", 64): _InnerCost(1.0, 0.1, 0.2, 0.5, 1),
     ("dot", 32): _InnerCost(0.5, 0.15, 0.3, 0.5, 1),
-    ("dot", 16): _InnerCost(0.5, 0.2, 0.3, 0.5, 4),
+    ("dot", 16): _InnerCost(0.5, 0.15, 0.15, 0.1, 4, 1, 0),
+    ("long", 16): _InnerCost(2.2, 1.2, 0.3, 0.1, 12, 3, 0),
+    ("matrix", 16): _InnerCost(0.25, 0.13, 0.1, 0.1, 6, 1, 0, pairs_rows=True),
 }
 
 _TILES: tuple[tuple[int, int], ...] = tuple(
@@ -77,12 +98,8 @@ _SPILL = 0.35
 
 def candidates(isa: InstructionSet, inner: Inner) -> list[tuple[int, int]]:
     """Tiles ``(rows, vectors)`` whose inner loop fits the registers of ``isa``."""
-    spare = _COSTS[inner, isa.vector_bytes].spare_registers
-    return [
-        (rows, vectors)
-        for rows, vectors in _TILES
-        if rows * vectors + vectors + spare <= isa.vector_registers
-    ]
+    cost = _COSTS[inner, isa.vector_bytes]
+    return [tile for tile in _TILES if cost.registers(*tile) <= isa.vector_registers]
 
 
 def split_rows(rows: int, tile: int) -> tuple[int, int, int]:
@@ -95,8 +112,9 @@ def _tile_cycles(
     isa: InstructionSet, inner: Inner, rows: int, vectors: int, turns: int, share: float = 0.0
 ) -> float:
     cost = _COSTS[inner, isa.vector_bytes]
-    products = cost.accumulator * (1 - _PARTNER_GAIN * share) * rows * vectors
-    turn = products + cost.row * rows + cost.vector * vectors + cost.turn
+    counted = cost.counted(rows)
+    products = cost.accumulator * (1 - _PARTNER_GAIN * share) * counted * vectors
+    turn = products + cost.row * counted + cost.vector * vectors + cost.turn
     if share and rows > 1 and rows * vectors + 2 * vectors + 5 > isa.vector_registers:
         turn += _SPILL
     updates = 2 if inner == "widened" else 1

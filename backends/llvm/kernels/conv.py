@@ -121,7 +121,7 @@ class ConvKernel:
         start, scale = channel_constants(weights, bias, multiplier, input_zero_point, isa)
         per_group = self.output.channels // self.groups
         groups = [slice(g * per_group, (g + 1) * per_group) for g in range(self.groups)]
-        matrix = weight_matrix(weights, tight=self.tight)
+        matrix = plan.matrix(weights)
         block = ParameterBlock(isa, plan.panels.vectors * self.groups, self.epilogue)
         parameters = block.pack(
             np.concatenate([plan.panels.spread(start[g]) for g in groups]),

@@ -55,11 +55,7 @@ class ConvPlan:
     @staticmethod
     def of(kernel: ConvKernel, isa: InstructionSet) -> ConvPlan:
         """The plan for ``kernel`` on ``isa``."""
-        inner: Inner = "dot"
-        if isa.dot == "vpmaddwd":
-            inner = "mixed" if kernel.weight_parts == 1 and not kernel.tight else "widened"
-            inner = "pairs" if kernel.safe_pairs else inner
-            inner = "partners" if inner == "pairs" and kernel.partners else inner
+        inner = _inner(kernel, isa)
         window, layout = kernel.window, kernel.input
         depth = -(-(layout.channels // kernel.groups) // 4) * 4
         kh, kw = window.kernel
@@ -73,11 +69,12 @@ class ConvPlan:
         total = run * kh * (1 if merged else kw)
         if kernel.tight:
             total = -(-layout.channels * kh * kw // 4) * 4
+        whole = 2 if inner == "matrix" else 1
         if source == "copy":
-            walk = Walk(total // 4)
+            walk = Walk(-(-total // 4 // whole) * whole)
         else:
             walk = Walk(
-                run // 4,
+                -(-run // 4 // whole) * whole,
                 kh,
                 window.dilations[0] * layout.row_bytes,
                 1 if merged else kw,
@@ -97,7 +94,8 @@ class ConvPlan:
         schedule = _within_stack(schedule, scratch_row) if scratch_row else schedule
         form = kernel.epilogue.form
         parts, paired = kernel.weight_parts, bool(kernel.partners)
-        panels = Panels(isa, inner, parts, total // 4, n, schedule.vectors, form, paired)
+        quads = walk.total_quads
+        panels = Panels(isa, inner, parts, quads, n, schedule.vectors, form, paired)
         return ConvPlan(
             kernel,
             source,
@@ -110,6 +108,13 @@ class ConvPlan:
             scratch_row=scratch_row,
             shape=shape,
         )
+
+    def matrix(self, weight: NDArray[Any]) -> NDArray[np.int16]:
+        """``[O, C, kh, kw]`` as ``[O, 4 * quads]`` in the order in which activations are read."""
+        matrix = weight_matrix(weight, tight=self.kernel.tight)
+        runs = matrix.reshape(len(matrix), self.walk.outer * self.walk.middle, -1)
+        behind = 4 * self.walk.quads - runs.shape[2]
+        return np.pad(runs, ((0, 0), (0, 0), (0, behind))).reshape(len(matrix), -1)
 
     def alternatives(self) -> list[GemmSchedule]:
         """Schedules worth measuring, the cost model's own first."""
@@ -130,6 +135,19 @@ class ConvPlan:
         if not self.scratch_row:
             return 0
         return self.schedule.rows * self.schedule.block_tiles * self.scratch_row + 128
+
+
+def _inner(kernel: ConvKernel, isa: InstructionSet) -> Inner:
+    if isa.dot == "smull":
+        return "long"
+    if isa.dot == "usmmla":
+        output = kernel.output
+        return "matrix" if output.batch * output.height * output.width > 1 else "dot"
+    if isa.dot != "vpmaddwd":
+        return "dot"
+    if kernel.safe_pairs:
+        return "partners" if kernel.partners else "pairs"
+    return "mixed" if kernel.weight_parts == 1 and not kernel.tight else "widened"
 
 
 def weight_matrix(weight: NDArray[Any], *, tight: bool) -> NDArray[np.int16]:

@@ -16,6 +16,8 @@ The inner loops, all exact (see ``schedule.Inner``):
 * ``widened``: activations were widened to int16 when they were copied, weights are widened as they
   are loaded, and ``vpmaddwd`` adds two 16-bit products to an int32.
 
+Those of AArch64 (``dot``, ``long``, ``matrix``) are in ``vector_products.py``.
+
 The scheme of register tiles over packed panels is that of Goto and van de Geijn, "Anatomy of
 High-Performance Matrix Multiplication" (2008).
 """
@@ -32,6 +34,7 @@ from qcc.backends.llvm import primitives
 from qcc.backends.llvm.builder import I8, I16, I32, Index, LoopBuilder, Value, constant, vector
 from qcc.backends.llvm.kernels.epilogue import EpilogueWriter, Place
 from qcc.backends.llvm.kernels.panels import Panels
+from qcc.backends.llvm.kernels.vector_products import VectorProducts
 from qcc.backends.llvm.schedule import GemmSchedule, split_rows
 
 
@@ -179,15 +182,15 @@ class GemmWriter:
         """
         k, inner = self.k, self.panels.inner
         vectors = len(accumulators) // len(rows)
+        if self.isa.architecture == "aarch64":
+            products = VectorProducts(k, self.panels, rows, weights, vectors)
+            return products.run(self.walk.quads, accumulators)
         turns = self.walk.quads * (2 if inner == "widened" else 1)
         unroll = min(turns, self._unroll(len(accumulators), vectors))
         step = {"dot": self._dot, "pairs": self._pairs, "widened": self._widened}[inner]
 
         def body(turn: Index, *values: Value) -> list[Value]:
             result = list(values)
-            if self.isa.signed and unroll == 4:
-                self._dot_lanes(rows, weights, turn, vectors, result)
-                return result
             for i in range(unroll):
                 step(rows, weights, k.add(turn, i), vectors, result)
             return result
@@ -202,8 +205,6 @@ class GemmWriter:
         """Groups of products a turn: more than one only where registers suffice."""
         if self.panels.inner != "dot":
             return 1
-        if self.isa.signed:
-            return 4
         return 2 if accumulators + 2 * vectors < self.isa.vector_registers else 1
 
     def _sorted(
@@ -285,7 +286,6 @@ class GemmWriter:
     ) -> None:
         k, isa = self.k, self.isa
         size, octets = isa.vector_bytes, vector(I8, isa.vector_bytes)
-        name = "dot_signed_signed" if isa.signed else "dot_unsigned_signed"
         base = k.mul(quad, vectors * self.panels.quad_bytes)
         parts = [
             [
@@ -296,34 +296,10 @@ class GemmWriter:
         ]
         for r, row in enumerate(rows):
             a = self._broadcast(row, k.mul(quad, 4), octets)
-            if isa.signed:
-                a = k.ir.xor(a, constant(octets, -128))
             for part in parts:
                 for s in range(vectors):
                     i = r * vectors + s
-                    acc[i] = primitives.call(k, isa, name, acc[i], a, part[s])
-
-    def _dot_lanes(
-        self, rows: Sequence[Row], weights: Value, quad: Index, vectors: int, acc: list[Value]
-    ) -> None:
-        """Four groups of products: one load of a row, whose lanes the instruction picks."""
-        k, isa = self.k, self.isa
-        size, octets = isa.vector_bytes, vector(I8, isa.vector_bytes)
-        words = vector(I32, isa.lanes)
-        loaded = []
-        for row in rows:
-            a = k.load(octets, row.pointer, k.add(k.mul(quad, 4), row.offset))
-            loaded.append(k.ir.bitcast(k.ir.xor(a, constant(octets, -128)), words))
-        for lane in range(4):
-            base = k.mul(k.add(quad, lane), vectors * self.panels.quad_bytes)
-            for part in range(self.panels.parts):
-                for s in range(vectors):
-                    offset = k.add(base, (part * vectors + s) * size)
-                    b = k.load(octets, weights, offset, align=size)
-                    for r, a in enumerate(loaded):
-                        i = r * vectors + s
-                        picked = k.ir.bitcast(k.shuffle(a, None, [lane] * isa.lanes), octets)
-                        acc[i] = primitives.call(k, isa, "dot_signed_signed", acc[i], b, picked)
+                    acc[i] = primitives.call(k, isa, "dot_unsigned_signed", acc[i], a, part[s])
 
     def _pairs(
         self, rows: Sequence[Row], weights: Value, quad: Index, vectors: int, acc: list[Value]

@@ -100,6 +100,8 @@ class Panels:
         )
         write = {
             "dot": self._pack_bytes,
+            "long": self._pack_long,
+            "matrix": self._pack_matrix,
             "pairs": self._pack_bytes,
             "widened": self._pack_widened,
         }
@@ -141,6 +143,18 @@ class Panels:
     def _pack_bytes(self, tile: NDArray[np.int16]) -> NDArray[np.uint8]:
         parts = np.stack(byte_parts(tile, self.parts, self.isa.least_weight), axis=1)
         return np.frombuffer(parts.astype(np.int8).tobytes(), np.uint8)
+
+    def _pack_long(self, tile: NDArray[np.int16]) -> NDArray[np.uint8]:
+        """Weights 0 and 1 of each group of four for all lanes, then 2 and 3."""
+        quads, vectors, lanes, _ = tile.shape
+        halves = tile.reshape(quads, vectors, lanes, 2, 2).transpose(0, 1, 3, 2, 4)
+        return self._pack_bytes(halves)
+
+    def _pack_matrix(self, tile: NDArray[np.int16]) -> NDArray[np.uint8]:
+        """Groups of eight: two lanes' weights make a vector."""
+        quads, vectors, lanes, _ = tile.shape
+        eights = tile.reshape(quads // 2, 2, vectors, lanes, 4).transpose(0, 2, 3, 1, 4)
+        return self._pack_bytes(eights)
 
     def _pack_widened(self, tile: NDArray[np.int16]) -> NDArray[np.uint8]:
         quads, vectors, lanes, _ = tile.shape

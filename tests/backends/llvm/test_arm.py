@@ -45,7 +45,7 @@ def test_arm_object_code_gives_the_bytes_of_the_contract(
 
 @pytest.mark.parametrize(
     ("name", "instruction"),
-    [("arm-neon", "sadalp"), ("arm-dotprod", "sdot"), ("arm-i8mm", "usdot")],
+    [("arm-neon", "sadalp"), ("arm-dotprod", "sdot"), ("arm-i8mm", "usmmla")],
 )
 def test_the_inner_loop_uses_the_instruction_of_the_row(name: str, instruction: str) -> None:
     from qcc.backends.llvm.kernels.activation import ActivationLayout
