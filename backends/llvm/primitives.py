@@ -198,15 +198,32 @@ def _lookup_16(k: LoopBuilder, arguments: list[Value]) -> Value:
 
 def _lookup_64(k: LoopBuilder, arguments: list[Value]) -> Value:
     """Entry ``index`` of four vectors of 16 bytes one after the other, or 0 from 64 on."""
-    *tables, index = arguments
+    return _replace_by_64(k, [constant(arguments[-1].type, 0), *arguments])
+
+
+def _pick_bytes(k: LoopBuilder, arguments: list[Value]) -> Value:
+    """``table[index]`` of 16 bytes, or 0 from 16 on."""
+    table, index = arguments
+    return _picked(k, table, index, constant(index.type, 0), 16)
+
+
+def _replace_by_64(k: LoopBuilder, arguments: list[Value]) -> Value:
+    """As ``lookup_64``, but from 64 on the byte of the first operand."""
+    otherwise, *tables, index = arguments
     table = k.join(k.join(tables[0], tables[1]), k.join(tables[2], tables[3]))
-    result = constant(index.type, 0)
+    return _picked(k, table, index, otherwise, 64)
+
+
+def _picked(k: LoopBuilder, table: Value, index: Value, otherwise: Value, entries: int) -> Value:
+    result = otherwise
     for i in range(index.type.count):
-        at = k.ir.extract_element(index, constant(I32, i))
-        entry = k.ir.zext(k.ir.and_(at, constant(I8, 63)), I32)
-        inside = k.ir.icmp_unsigned("<", at, constant(I8, 64))
-        value = k.ir.select(inside, k.ir.extract_element(table, entry), constant(I8, 0))
-        result = k.ir.insert_element(result, value, constant(I32, i))
+        lane = constant(I32, i)
+        at = k.ir.extract_element(index, lane)
+        entry = k.ir.zext(k.ir.and_(at, constant(I8, entries - 1)), I32)
+        inside = k.ir.icmp_unsigned("<", at, constant(I8, entries))
+        kept = k.ir.extract_element(otherwise, lane)
+        value = k.ir.select(inside, k.ir.extract_element(table, entry), kept)
+        result = k.ir.insert_element(result, value, lane)
     return result
 
 
@@ -235,7 +252,9 @@ _INTRINSICS: dict[tuple[str, str, int], str] = {
     ("aarch64", "dot_unsigned_signed", 16): "llvm.aarch64.neon.usdot.v4i32.v16i8",
     ("aarch64", "matrix_product", 16): "llvm.aarch64.neon.usmmla.v4i32.v16i8",
     ("aarch64", "round_to_int", 16): "llvm.aarch64.neon.fcvtns.v4i32.v4f32",
+    ("aarch64", "pick_bytes", 16): "llvm.aarch64.neon.tbl1.v16i8",
     ("aarch64", "lookup_64", 16): "llvm.aarch64.neon.tbl4.v16i8",
+    ("aarch64", "replace_by_64", 16): "llvm.aarch64.neon.tbx4.v16i8",
 }
 
 _SEQUENCES: dict[tuple[str, str], Definition] = {
@@ -265,7 +284,9 @@ def primitive(name: str, isa: InstructionSet, vector_bytes: int) -> Primitive:
         "pack_to_int16": (halves, (words, words), _pack_to_int16),
         "pack_to_uint8": (octets, (halves, halves), _pack_to_uint8),
         "lookup_16": (octets, (octets, octets), _lookup_16),
+        "pick_bytes": (octets, (octets, octets), _pick_bytes),
         "lookup_64": (octets, (octets,) * 5, _lookup_64),
+        "replace_by_64": (octets, (octets,) * 6, _replace_by_64),
     }
     result, types, definition = rows[name]
     intrinsic = _INTRINSICS.get((isa.architecture, name, vector_bytes))
@@ -354,9 +375,38 @@ def unpack(k: LoopBuilder, a: Value, b: Value, *, high: bool) -> Value:
 
 def lookup_by_64(k: LoopBuilder, isa: InstructionSet, table: Value, index: Value) -> Value:
     """``table[index]`` of every byte on AArch64, which looks up 64 entries at a time."""
-    result = constant(index.type, 0)
-    for part in range(4):
-        entries = [k.load(index.type, table, 64 * part + 16 * i, align=16) for i in range(4)]
+    parts = [
+        [k.load(index.type, table, 64 * part + 16 * i, align=16) for i in range(4)]
+        for part in range(4)
+    ]
+    result = call(k, isa, "lookup_64", *parts[0], index)
+    for part in range(1, 4):
         moved = k.ir.sub(index, constant(index.type, 64 * part))
-        result = k.ir.or_(result, call(k, isa, "lookup_64", *entries, moved))
+        result = call(k, isa, "replace_by_64", result, *parts[part], moved)
     return result
+
+
+def zero_extended_quarter(k: LoopBuilder, isa: InstructionSet, octets: Value, part: int) -> Value:
+    """Bytes ``4 part`` to ``4 part + 3`` of 16 as int32: one instruction on AArch64.
+
+    (LLVM would take two or three, and look through the shuffles that made ``octets``.)
+    """
+    order = [4 * part + i // 4 if i % 4 == 0 else 255 for i in range(16)]
+    index = constant(octets.type, [value - 256 if value > 127 else value for value in order])
+    return k.ir.bitcast(call(k, isa, "pick_bytes", octets, index), vector(I32, 4))
+
+
+def clamp_or_low(
+    k: LoopBuilder, isa: InstructionSet, value: Value, low: Value, high: Value
+) -> Value:
+    """Floats clamped to ``[low, high]`` (vectors without zeros or NaN); NaN becomes ``low``."""
+    if isa.architecture == "aarch64" and not isa.emulated:
+        # fmin makes any NaN a quiet one, and of that and a number fmaxnm gives the number.
+        for name, bound in (("fmin", high), ("fmaxnm", low)):
+            function = f"llvm.aarch64.neon.{name}.v{value.type.count}f32"
+            declared = _declare(k, function, value.type, [value.type, value.type])
+            value = k.ir.call(declared, [value, bound])
+        return value
+    # Ordered compares: false of NaN.
+    value = k.ir.select(k.ir.fcmp_ordered(">", value, low), value, low)
+    return k.ir.select(k.ir.fcmp_ordered("<", value, high), value, high)

@@ -17,7 +17,7 @@ from qcc.backends.llvm.builder import F32, Index, LoopBuilder, Value, constant, 
 from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels import Packed, WithoutConstants
 from qcc.backends.llvm.kernels.curves import CURVES, Curve
-from qcc.backends.llvm.kernels.exponential import CHAINS, side_by_side
+from qcc.backends.llvm.kernels.exponential import chains, side_by_side
 from qcc.backends.llvm.kernels.lanes import Scalars, load_floats, store_floats
 from qcc.backends.llvm.kernels.nest import Nest, View
 from qcc.backends.llvm.kernels.rows import square_root
@@ -193,5 +193,5 @@ class FloatUnaryKernel:
             results = side_by_side(k, values, curve) if curve else [one(v) for v in values]
             store_floats(k, results, k.operand("target"), places[1], count)
 
-        nest.write(k, (CHAINS if curve else UNROLL) * isa.lanes, piece)
+        nest.write(k, (chains(isa) if curve else UNROLL) * isa.lanes, piece)
         return k.finish()

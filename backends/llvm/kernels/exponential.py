@@ -12,6 +12,7 @@ import numpy as np
 
 from qcc import curves, numerics
 from qcc.backends.llvm.builder import I32, LoopBuilder, Value, constant, vector
+from qcc.backends.llvm.isa import InstructionSet
 
 _NAN_BITS = 0x7FC00000
 _SIGN_BIT = -(2**31)
@@ -85,7 +86,7 @@ def side_by_side(
     results: list[Value] = []
     while len(results) < len(values):
         left = values[len(results) :]
-        count = min(CHAINS, 1 << (len(left).bit_length() - 1))
+        count = min(MOST_CHAINS, 1 << (len(left).bit_length() - 1))
         joined = list(left[:count])
         while len(joined) > 1:
             joined = [k.join(a, b) for a, b in zip(joined[::2], joined[1::2], strict=True)]
@@ -96,8 +97,17 @@ def side_by_side(
     return results
 
 
-CHAINS = 8
-"""Vectors whose operations are interleaved."""
+MOST_CHAINS = 8
+"""Vectors whose operations are interleaved, at most."""
+
+
+def chains(isa: InstructionSet) -> int:
+    """How many vectors to compute side by side.
+
+    AArch64 has no operands in memory: with more of them, constants and values pass through the
+    stack all the time.
+    """
+    return 4 if isa.architecture == "aarch64" else MOST_CHAINS
 
 
 def nan_where_unordered(k: LoopBuilder, tested: Value, value: Value) -> Value:

@@ -24,7 +24,7 @@ from qcc.backends.llvm.builder import (
 from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels import WithoutConstants
 from qcc.backends.llvm.kernels.exponential import (
-    CHAINS,
+    chains,
     exponential,
     nan_where_unordered,
     side_by_side,
@@ -56,7 +56,7 @@ class FloatSoftmaxKernel(WithoutConstants):
     def emit(self, module: Any, isa: InstructionSet, symbol: str) -> Any:
         """Add the kernel's function to ``module``."""
         k = LoopBuilder(declare_kernel(module, symbol, self.operands))
-        row = _Softmax(k, isa, self.sizes[-1], blocks=CHAINS)
+        row = _Softmax(k, isa, self.sizes[-1], blocks=chains(isa))
         each_row(k, self.sizes, (self.source, self.target), row.write)
         return k.finish()
 

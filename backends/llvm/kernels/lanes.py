@@ -94,11 +94,34 @@ def load_first(
         return constant(whole, 0)
     if lanes == 1:
         return k.load(whole, pointer, offset)
+    if element == I8 and lanes == 8:
+        return k.ir.bitcast(_load_first_words(k, pointer, offset, count), whole)
     half = lanes // 2
     low = load_first(k, element, half, pointer, offset, count)
     size = 4 if element == F32 else element.width // 8
     high = load_first(k, element, half, pointer, k.add(offset, half * size), count - half)
     return k.shuffle(low, high, range(lanes))
+
+
+def _load_first_words(k: LoopBuilder, pointer: Value, offset: Index, count: int) -> Value:
+    """The first ``count`` (less than 8) bytes as two int32.
+
+    (Vectors of less than 8 bytes are no types of AArch64; LLVM takes them apart byte by byte.)
+    """
+    words = constant(vector(I32, 2), 0)
+    for i in range(-(-count // 4)):
+        place, left = k.add(offset, 4 * i), count - 4 * i
+        if left >= 4:
+            word = k.load(I32, pointer, place)
+        elif left == 1:
+            word = k.ir.zext(k.load(I8, pointer, place), I32)
+        else:
+            word = k.ir.zext(k.load(I16, pointer, place), I32)
+            if left == 3:
+                last = k.ir.zext(k.load(I8, pointer, k.add(place, 2)), I32)
+                word = k.ir.or_(word, k.ir.shl(last, constant(I32, 16)))
+        words = k.ir.insert_element(words, word, constant(I32, i))
+    return words
 
 
 def load_floats(
@@ -116,7 +139,15 @@ def load_words(
     k: LoopBuilder, isa: InstructionSet, pointer: Value, offset: Index, count: int
 ) -> list[Value]:
     """``count`` bytes zero-extended to int32 vectors; may read up to a vector past the last."""
-    lanes = isa.lanes
+    lanes, width = isa.lanes, isa.vector_bytes
+    if isa.architecture == "aarch64":
+        pieces = range(0, count, width)
+        loaded = [k.load(vector(I8, width), pointer, k.add(offset, first)) for first in pieces]
+        return [
+            word
+            for first, octets in zip(pieces, loaded, strict=True)
+            for word in widen(k, isa, octets, min(width, count - first))
+        ]
     return [
         k.ir.zext(k.load(vector(I8, lanes), pointer, k.add(offset, first)), vector(I32, lanes))
         for first in range(0, count, lanes)
@@ -126,6 +157,9 @@ def load_words(
 def widen(k: LoopBuilder, isa: InstructionSet, octets: Value, count: int) -> list[Value]:
     """The first ``count`` bytes of a vector zero-extended to int32 vectors."""
     lanes = isa.lanes
+    if isa.architecture == "aarch64" and octets.type.count == isa.vector_bytes:
+        parts = range(-(-count // lanes))
+        return [primitives.zero_extended_quarter(k, isa, octets, part) for part in parts]
     return [
         k.ir.zext(
             k.shuffle(octets, None, range(first, first + lanes))

@@ -18,8 +18,8 @@ AHEAD_BYTES = 128 * 1024
 ROWS = 4
 """Rows of a tile of the input's products."""
 
-_SPARE_REGISTERS = 4
-"""Registers besides the sums: a factor and a few columns."""
+_SPARE_REGISTERS = {"x86_64": 4, "aarch64": 8}
+"""Registers besides the sums: factors, and columns, which x86 reads from memory as operands."""
 
 _STATES = 5
 """Vectors of all units in the scratch memory: the state before and after a step, an LSTM's cell, a
@@ -49,7 +49,7 @@ class Plan:
         self.sizes, self.lanes = sizes, isa.lanes
         two = sizes.kind == "GRU" and not sizes.reset_after
         self.phases = (2, 1) if two else (sizes.gates,)
-        self.budget = isa.vector_registers - _SPARE_REGISTERS
+        self.budget = isa.vector_registers - _SPARE_REGISTERS[isa.architecture]
         self.vectors = -(-sizes.hidden // isa.lanes)
         self.block = self._block()
         self.whole = sizes.hidden // isa.lanes // self.block
@@ -57,12 +57,18 @@ class Plan:
         self.padded = self.vectors * isa.lanes
         self.width = sizes.gates * self.padded
         self.tile_rows = min(ROWS, sizes.steps * sizes.batch)
-        self.tile_vectors = max(1, self.budget // self.tile_rows)
+        self.tile_vectors = max(1, self._tile_vectors(isa))
         row = 4 * self.width * sizes.batch
         self.chunk = min(sizes.steps, max(1, AHEAD_BYTES // row))
         self.state = 4 * self.padded * sizes.batch
         self.ahead = row * self.chunk
         self.scratch = self.ahead + _STATES * self.state
+
+    def _tile_vectors(self, isa: InstructionSet) -> int:
+        """Columns of a tile of the input's products: where a register holds each, fewer fit."""
+        if isa.architecture == "x86_64":
+            return self.budget // self.tile_rows
+        return (isa.vector_registers - self.tile_rows) // (self.tile_rows + 1)
 
     def _block(self) -> int:
         """Vectors of units in a block: what fits, or a little less where then all are alike."""

@@ -162,10 +162,9 @@ class Quantizer:
     def _quotient(self, value: Value) -> Value:
         k, scalars = self.k, self.scalars
         if not self.bounded:
-            # Ordered compares: NaN becomes the lower bound, as numerics.round_saturate has it.
+            # NaN becomes the lower bound, as numerics.round_saturate has it.
             low, high = k.ir.fneg(scalars["bound"]), scalars["bound"]
-            value = k.ir.select(k.ir.fcmp_ordered(">", value, low), value, low)
-            value = k.ir.select(k.ir.fcmp_ordered("<", value, high), value, high)
+            value = primitives.clamp_or_low(k, self.isa, value, low, high)
         if self.division == "divide":
             return k.ir.fdiv(value, scalars["scale"])
         small = k.ir.fmul(value, scalars["reciprocal_error"])
