@@ -37,8 +37,12 @@ _WRITTEN = ("output", "target")
 
 STEP_ARGUMENTS = ("arena", "weights", "inputs", "outputs", "tid", "nthreads")
 
-_COUNTERS = {"x86_64": "llvm.readcyclecounter", "aarch64": "llvm.readsteadycounter"}
-"""What reads a counter of constant rate without privileges (the cycle counter of ARM has them)."""
+_CYCLES = "llvm.readcyclecounter"
+_REGISTER, _ARM_TIME = "llvm.read_volatile_register.i64", "cntvct_el0"
+"""The counter of AArch64 that has a constant rate and takes no privileges.  (LLVM's intrinsics for
+counters read that of cycles, which takes some, or give 0.)"""
+_ISB, _WHOLE_SYSTEM = "llvm.aarch64.isb", constant(I32, 15)
+"""Lets what was begun end before the counter is read."""
 
 
 _ONE = constant(I32, 1)
@@ -96,8 +100,8 @@ def write_module(
             if call.kernel not in functions:
                 functions[call.kernel] = _emit_kernel(module, isa, call.kernel, result.kernels)
         _write_segment(module, symbol, calls, functions, barrier, claim=claim)
-        counter = _COUNTERS[machine.executing_architecture(isa)]
-        _write_segment(module, profile_symbol(symbol), calls, functions, barrier, counter=counter)
+        clocked = machine.executing_architecture(isa)
+        _write_segment(module, profile_symbol(symbol), calls, functions, barrier, clocked=clocked)
         result.symbols.append(symbol)
     result.text = with_synchronization(module, isa, max(map(len, segments), default=0))
     return result
@@ -126,11 +130,11 @@ def _write_segment(
     barrier: Any,
     *,
     claim: Any = None,
-    counter: str | None = None,
+    clocked: str | None = None,
 ) -> None:
-    """The calls in order, in parts that threads ``claim``; or with ``counter`` (an intrinsic),
-    the form that counts ticks."""
-    names = STEP_ARGUMENTS if counter is None else (*STEP_ARGUMENTS, "ticks")
+    """The calls in order, in parts that threads ``claim``; or with ``clocked`` (an architecture),
+    the form that counts its ticks."""
+    names = STEP_ARGUMENTS if clocked is None else (*STEP_ARGUMENTS, "ticks")
     types = [I32 if name in ("tid", "nthreads") else POINTER for name in names]
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), types), symbol)
     for argument, name in zip(function.args, names, strict=True):
@@ -139,7 +143,7 @@ def _write_segment(
     k = LoopBuilder(function)
     tid, nthreads = k.operand("tid"), k.operand("nthreads")
     since: list[Call] = []
-    clock = None if counter is None else _Clock(module, k, counter)
+    clock = None if clocked is None else _Clock(module, k, clocked)
     claims = None if claim is None else _Claims(k, claim)
     for index, call in enumerate(calls):
         if any(_depends(call, earlier) for earlier in since):
@@ -194,19 +198,30 @@ class _Claims:
 class _Clock:
     """Adds the ticks since the last reading to a counter of the table ``ticks``."""
 
-    def __init__(self, module: Any, k: LoopBuilder, counter: str) -> None:
-        found = module.globals.get(counter)
-        self._read = found or ir.Function(module, ir.FunctionType(I64, []), counter)
-        self._k = k
-        self._last = k.ir.call(self._read, [])
+    def __init__(self, module: Any, k: LoopBuilder, architecture: str) -> None:
+        self._module, self._k = module, k
+        self._read = self._arm_time if architecture == "aarch64" else self._cycles
+        self._last = self._read()
 
     def lap(self, index: int) -> None:
         """Charge what has passed to counter ``index``."""
-        builder, now = self._k.ir, self._k.ir.call(self._read, [])
+        builder, now = self._k.ir, self._read()
         place = self._k.at(self._k.operand("ticks"), 8 * index)
         sum_ = builder.load(place, typ=I64, align=8)
         builder.store(builder.add(sum_, builder.sub(now, self._last)), place, align=8)
         self._last = now
+
+    def _cycles(self) -> Value:
+        return self._k.ir.call(self._function(_CYCLES, I64, []), [])
+
+    def _arm_time(self) -> Value:
+        self._k.ir.call(self._function(_ISB, ir.VoidType(), [I32]), [_WHOLE_SYSTEM])
+        read = self._function(_REGISTER, I64, [ir.MetaDataType()])
+        return self._k.ir.call(read, [self._module.add_metadata([_ARM_TIME])])
+
+    def _function(self, name: str, result: Any, arguments: list[Any]) -> Any:
+        found = self._module.globals.get(name)
+        return found or ir.Function(self._module, ir.FunctionType(result, arguments), name)
 
 
 def _address(k: LoopBuilder, pointer: Pointer) -> Value:
