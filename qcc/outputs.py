@@ -18,6 +18,8 @@ OUTPUT_FORMS = {
     ".ll": "host",
     ".s": "host",
     ".o": "host",
+    ".so": "host",
+    ".a": "host",
 }
 """Endings of output files, and the target that each means when none is named."""
 

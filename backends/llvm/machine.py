@@ -32,13 +32,16 @@ def host_cpu_features() -> frozenset[str]:
     if host_architecture() == "aarch64" and sys.platform == "linux":
         ask = ctypes.CDLL(None).getauxval
         ask.restype, ask.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
-        return arm_features(ask(_AT_HWCAP), ask(_AT_HWCAP2))
+        return arm_features(ask(AT_HWCAP), ask(AT_HWCAP2))
     return frozenset(name for name, present in binding.get_host_cpu_features().items() if present)
 
 
-_AT_HWCAP, _AT_HWCAP2 = 16, 26
-_ARM_CAPABILITIES = {"neon": 1, "dotprod": 20}
-_ARM_CAPABILITIES_2 = {"i8mm": 13}
+ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
+"""Number of an architecture in the head of an object file."""
+
+AT_HWCAP, AT_HWCAP2 = 16, 26
+ARM_CAPABILITIES = {"neon": 1, "dotprod": 20}
+ARM_CAPABILITIES_2 = {"i8mm": 13}
 """Bits of the two words in which Linux tells a process what an AArch64 CPU has."""
 
 
@@ -47,7 +50,7 @@ def arm_features(capabilities: int, more_capabilities: int) -> frozenset[str]:
 
     LLVM itself reads ``/proc/cpuinfo``, which an emulator takes from the machine it runs on.
     """
-    words = ((_ARM_CAPABILITIES, capabilities), (_ARM_CAPABILITIES_2, more_capabilities))
+    words = ((ARM_CAPABILITIES, capabilities), (ARM_CAPABILITIES_2, more_capabilities))
     return frozenset(name for bits, word in words for name, bit in bits.items() if word >> bit & 1)
 
 
@@ -171,7 +174,7 @@ def load_object(object_code: bytes) -> LoadedCode:
 
     Raises :class:`ArtifactError` when the bytes are not object code of this machine's kind.
     """
-    machine_of_elf = {"x86_64": 62, "aarch64": 183}.get(host_architecture(), -1)
+    machine_of_elf = ELF_MACHINES.get(host_architecture(), -1)
     is_elf = object_code[:4] == b"\x7fELF" and len(object_code) >= 64
     if not is_elf or int.from_bytes(object_code[18:20], "little") != machine_of_elf:
         raise ArtifactError(

@@ -31,7 +31,7 @@ def compile_model(
             "-o",
             "--output",
             metavar="OUT",
-            help="Where to write; the ending picks the form: .qcc .onnx .qir .ll .s .o",
+            help="Where to write; the ending picks the form: .qcc .onnx .qir .ll .s .o .so .a",
         ),
     ],
     calib: CalibrationOption = None,

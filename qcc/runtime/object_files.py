@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from qcc.backends.llvm.c_interface.archive import archive_of
 from qcc.backends.llvm.c_interface.description import (
+    Interface,
     Quantization,
     describe,
     prefix_of,
@@ -17,6 +19,7 @@ from qcc.backends.llvm.c_interface.description import (
 )
 from qcc.backends.llvm.c_interface.example import example_text
 from qcc.backends.llvm.c_interface.header import header_text
+from qcc.backends.llvm.c_interface.module import exported_symbols
 from qcc.backends.llvm.c_interface.object_code import interface_object
 from qcc.backends.llvm.c_interface.weights_file import weights_content
 from qcc.backends.llvm.isa import InstructionSet
@@ -25,8 +28,9 @@ from qcc.errors import ConfigError
 from qcc.files import check_writable, write_files
 from qcc.ir.core import Value
 from qcc.runtime.executable import Executable
+from qcc.runtime.linking import find_linker
 
-OBJECT_SUFFIXES = (".o",)
+OBJECT_SUFFIXES = (".o", ".so", ".a")
 """Endings of files with a C interface."""
 
 
@@ -78,6 +82,8 @@ def check_object_output(path: Path, isa: InstructionSet, weights_file: bool = Fa
     beside = [files.path, files.header, files.example]
     for file in [*beside, files.weights] if weights_file else beside:
         check_writable(file)
+    if path.suffix == ".so":
+        find_linker(isa.architecture)
 
 
 def save_object(executable: Executable, path: Path | str, weights_file: bool = False) -> None:
@@ -102,8 +108,17 @@ def save_object(executable: Executable, path: Path | str, weights_file: bool = F
     }
     if weights_file:
         contents[files.weights] = weights_content(interface.identity, model.weights)
-    contents[files.path] = interface_object(model, interface)
+    contents[files.path] = _library(interface, interface_object(model, interface), files)
     write_files(contents)
+
+
+def _library(interface: Interface, object_code: bytes, files: ObjectFiles) -> bytes:
+    """The object in the form that the path's ending asks for."""
+    if files.path.suffix == ".so":
+        return find_linker(interface.architecture).link(object_code, files.path.name)
+    if files.path.suffix == ".a":
+        return archive_of(object_code, f"{files.stem}.o", exported_symbols(interface))
+    return object_code
 
 
 def object_model(executable: Executable) -> CompiledModel:

@@ -21,16 +21,20 @@ _PROGRAM = r"""/* How to call HEADER; qcc writes this file anew whenever it writ
 
 enum { MOST_PRINTED = 8 };
 
-/* Memory at a multiple of the workspace's alignment; it lives as long as the program. */
+/* Zeros at a multiple of the workspace's alignment; what calloc gave is kept in front of them. */
 static void *new_memory(size_t bytes) {
   const size_t alignment = CAPITALS_WORKSPACE_ALIGNMENT;
-  char *memory = (char *)calloc(bytes + alignment, 1);
-  if (memory == NULL) {
+  char *given = (char *)calloc(bytes + 2 * alignment, 1);
+  char *memory = given + 2 * alignment - (size_t)given % alignment;
+  if (given == NULL) {
     fprintf(stderr, "out of memory\n");
     exit(1);
   }
-  return memory + (alignment - (size_t)memory % alignment) % alignment;
+  ((void **)(void *)memory)[-1] = given;
+  return memory;
 }
+
+static void release(void *memory) { free(((void **)memory)[-1]); }
 
 static void read_file(const char *path, void *data, size_t bytes) {
   FILE *file = fopen(path, "rb");
@@ -82,10 +86,11 @@ static void check(int code) {
 }
 
 int main(int argc, char **argv) {
+  void *data[INPUT_SLOTS];
   const void *inputs[INPUT_SLOTS];
   void *outputs[OUTPUT_SLOTS];
   void *workspace = new_memory(CAPITALS_WORKSPACE_BYTES);
-  const int given = argc - 1, most = CAPITALS_INPUT_COUNT + CAPITALS_OUTPUT_COUNT;
+DECLARE  const int given = argc - 1, most = CAPITALS_INPUT_COUNT + CAPITALS_OUTPUT_COUNT;
   int i;
 
   if (given != 0 && given != CAPITALS_INPUT_COUNT && given != most) {
@@ -94,32 +99,36 @@ int main(int argc, char **argv) {
     return 1;
   }
   for (i = 0; i < CAPITALS_INPUT_COUNT; i++) {
-    void *data = new_memory(PREFIX_input(i)->bytes);
-    if (given != 0) read_file(argv[1 + i], data, PREFIX_input(i)->bytes);
-    inputs[i] = data;
+    inputs[i] = data[i] = new_memory(PREFIX_input(i)->bytes);
+    if (given != 0) read_file(argv[1 + i], data[i], PREFIX_input(i)->bytes);
   }
   for (i = 0; i < CAPITALS_OUTPUT_COUNT; i++) outputs[i] = new_memory(PREFIX_output(i)->bytes);
 
-INITIALIZE  check(PREFIX_run(inputs, outputs, workspace));
+INITIALIZE
+  check(PREFIX_run(inputs, outputs, workspace));
 
   for (i = 0; i < CAPITALS_OUTPUT_COUNT; i++) {
     print_tensor(PREFIX_output(i), outputs[i]);
     if (given > CAPITALS_INPUT_COUNT) {
       write_file(argv[1 + CAPITALS_INPUT_COUNT + i], outputs[i], PREFIX_output(i)->bytes);
     }
+    release(outputs[i]);
   }
+  for (i = 0; i < CAPITALS_INPUT_COUNT; i++) release(data[i]);
+RELEASE  release(workspace);
   return 0;
 }
 """
 
-_PLAIN = "  check(PREFIX_init(workspace));\n"
+_BESIDE = "-Wl,-rpath,'$ORIGIN'"
+"""Lets a program find a shared library in the folder that it lies in itself."""
 
-_WITH_WEIGHTS = """  {
-    void *weights = new_memory(CAPITALS_WEIGHTS_BYTES);
-    read_file("STEM.weights", weights, CAPITALS_WEIGHTS_BYTES);
-    check(PREFIX_init_with_weights(workspace, weights, CAPITALS_WEIGHTS_BYTES));
-  }
-"""
+_PLAIN = "  check(PREFIX_init(workspace));"
+
+_WITH_WEIGHTS = """  read_file("STEM.weights", weights, CAPITALS_WEIGHTS_BYTES);
+  check(PREFIX_init_with_weights(workspace, weights, CAPITALS_WEIGHTS_BYTES));"""
+
+_WEIGHTS = "  void *weights = new_memory(CAPITALS_WEIGHTS_BYTES);\n"
 
 
 def example_text(interface: Interface, stem: str, library: str) -> str:
@@ -130,10 +139,14 @@ def example_text(interface: Interface, stem: str, library: str) -> str:
         "OUTPUT_SLOTS": str(max(1, len(interface.outputs))),
         "WEIGHTS_REMARK": f"  It reads {stem}.weights from the current folder." if separate else "",
         "HEADER": f"{stem}.h",
-        "LIBRARY": library,
+        "LIBRARY": f"{library} {_BESIDE}" if library.endswith(".so") else library,
         "CAPITALS": interface.prefix.upper(),
         "PREFIX": interface.prefix,
         "STEM": stem,
     }
-    initialize = _WITH_WEIGHTS if separate else _PLAIN
-    return fill(_PROGRAM.replace("INITIALIZE", initialize), words)
+    parts = {
+        "DECLARE": _WEIGHTS if separate else "",
+        "INITIALIZE": _WITH_WEIGHTS if separate else _PLAIN,
+        "RELEASE": "  release(weights);\n" if separate else "",
+    }
+    return fill(fill(_PROGRAM, parts), words)

@@ -6,7 +6,8 @@ zeroes the claim counters and turns the words of a fault into a code; at a third
 that code.  Only then may a thread begin the next run, or a counter be claimed.  One thread alone
 passes the meetings without waiting, which is ``PREFIX_run``.
 
-All functions but the interface's own are made internal when the text is compiled.
+All functions but the interface's own are made internal when the text is compiled.  Those that run
+before the CPU is known to have what the code needs are compiled for any CPU (attributes #0).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import struct
 from collections.abc import Sequence
 
 from qcc.backends.llvm.c_interface import weights_file
+from qcc.backends.llvm.c_interface.cpu_check import ANY_CPU, cpu_check_text
 from qcc.backends.llvm.c_interface.description import (
     ERROR_CODES,
     ERRORS,
@@ -39,7 +41,7 @@ WEIGHTS_SECTION = ".rodata.qcc_weights"
 ``externally_initialized`` keeps the compiler from drawing conclusions."""
 
 _CHECKS = """
-define internal i32 @qcc_check_memory(ptr %workspace) nounwind {
+define internal i32 @qcc_check_memory(ptr %workspace) #0 {
   %address = ptrtoint ptr %workspace to i64
   %odd = and i64 %address, <LOW_BITS>
   %misaligned = icmp ne i64 %odd, 0
@@ -47,6 +49,19 @@ define internal i32 @qcc_check_memory(ptr %workspace) nounwind {
   %null = icmp eq ptr %workspace, null
   %found = select i1 %null, i32 <ERROR_NULL>, i32 %code
   ret i32 %found
+}
+
+define internal i32 @qcc_check_start(ptr %workspace) #0 {
+entry:
+  %memory = call i32 @qcc_check_memory(ptr %workspace)
+  %fits = icmp eq i32 %memory, 0
+  br i1 %fits, label %ask, label %done
+ask:
+  %cpu = call i32 @qcc_check_cpu()
+  br label %done
+done:
+  %code = phi i32 [%memory, %entry], [%cpu, %ask]
+  ret i32 %code
 }
 
 define internal i32 @qcc_check_workspace(ptr %workspace) nounwind {
@@ -100,9 +115,9 @@ good:
 """
 
 _INIT = """
-define i32 @<PREFIX>_init(ptr %workspace) nounwind {
+define i32 @<PREFIX>_init(ptr %workspace) #0 {
 entry:
-  %code = call i32 @qcc_check_memory(ptr %workspace)
+  %code = call i32 @qcc_check_start(ptr %workspace)
   %fits = icmp eq i32 %code, 0
   br i1 %fits, label %clear, label %done
 clear:
@@ -114,10 +129,10 @@ done:
 """
 
 _INIT_WITH_WEIGHTS = """
-define i32 @<PREFIX>_init_with_weights(ptr %workspace, ptr %weights, i64 %bytes) nounwind {
+define i32 @<PREFIX>_init_with_weights(ptr %workspace, ptr %weights, i64 %bytes) #0 {
 entry:
-  %memory = call i32 @qcc_check_memory(ptr %workspace)
-  %fits = icmp eq i32 %memory, 0
+  %started = call i32 @qcc_check_start(ptr %workspace)
+  %fits = icmp eq i32 %started, 0
   br i1 %fits, label %look, label %done
 look:
   %absent = icmp eq ptr %weights, null
@@ -145,7 +160,7 @@ clear:
   store ptr %packed, ptr %kept, align 8
   br label %done
 done:
-  %code = phi i32 [%memory, %entry], [<ERROR_NULL>, %look], [<ERROR_WEIGHTS_ALIGNMENT>, %align],
+  %code = phi i32 [%started, %entry], [<ERROR_NULL>, %look], [<ERROR_WEIGHTS_ALIGNMENT>, %align],
                   [<ERROR_WEIGHTS>, %measure], [<ERROR_WEIGHTS>, %read], [0, %clear]
   ret i32 %code
 }
@@ -153,7 +168,7 @@ done:
 
 _CLEAR = """
 ; The workspace as a first run may find it.
-define internal void @qcc_clear(ptr %workspace) nounwind {
+define internal void @qcc_clear(ptr %workspace) #0 {
   call void @llvm.memset.p0.i64(ptr align <ALIGNMENT> %workspace, i8 0, i64 <WORKSPACE_BYTES>, i1 0)
   %place = getelementptr i8, ptr %workspace, i64 <IDENTITY_OFFSET>
   store i64 <IDENTITY>, ptr %place, align 8
@@ -218,15 +233,15 @@ done:
 """
 
 _QUESTIONS = """
-define i32 @<PREFIX>_input_count() nounwind {
+define i32 @<PREFIX>_input_count() #0 {
   ret i32 <INPUTS>
 }
 
-define i32 @<PREFIX>_output_count() nounwind {
+define i32 @<PREFIX>_output_count() #0 {
   ret i32 <OUTPUTS>
 }
 
-define ptr @<PREFIX>_input(i32 %index) nounwind {
+define ptr @<PREFIX>_input(i32 %index) #0 {
   %there = icmp ult i32 %index, <INPUTS>
   %wide = zext i32 %index to i64
   %place = getelementptr %qcc_tensor, ptr @qcc_inputs, i64 %wide
@@ -234,7 +249,7 @@ define ptr @<PREFIX>_input(i32 %index) nounwind {
   ret ptr %found
 }
 
-define ptr @<PREFIX>_output(i32 %index) nounwind {
+define ptr @<PREFIX>_output(i32 %index) #0 {
   %there = icmp ult i32 %index, <OUTPUTS>
   %wide = zext i32 %index to i64
   %place = getelementptr %qcc_tensor, ptr @qcc_outputs, i64 %wide
@@ -242,19 +257,19 @@ define ptr @<PREFIX>_output(i32 %index) nounwind {
   ret ptr %found
 }
 
-define i64 @<PREFIX>_workspace_bytes() nounwind {
+define i64 @<PREFIX>_workspace_bytes() #0 {
   ret i64 <WORKSPACE_BYTES>
 }
 
-define i64 @<PREFIX>_workspace_alignment() nounwind {
+define i64 @<PREFIX>_workspace_alignment() #0 {
   ret i64 <ALIGNMENT>
 }
 
-define ptr @<PREFIX>_cpu_features() nounwind {
+define ptr @<PREFIX>_cpu_features() #0 {
   ret ptr @qcc_cpu_features
 }
 
-define ptr @<PREFIX>_error(i32 %code) nounwind {
+define ptr @<PREFIX>_error(i32 %code) #0 {
 entry:
   %known = icmp ult i32 %code, <ERRORS>
   br i1 %known, label %look, label %unknown
@@ -269,7 +284,7 @@ unknown:
 """
 
 _QUESTION_ABOUT_WEIGHTS = """
-define i64 @<PREFIX>_weights_bytes() nounwind {
+define i64 @<PREFIX>_weights_bytes() #0 {
   ret i64 <FILE_BYTES>
 }
 """
@@ -282,7 +297,8 @@ def interface_text(interface: Interface, calls: int) -> str:
     """
     initialize = _INIT_WITH_WEIGHTS if interface.separate_weights else _INIT
     questions = _QUESTIONS + (_QUESTION_ABOUT_WEIGHTS if interface.separate_weights else "")
-    text = "".join([_CHECKS, _CLEAR, initialize, _RUN, questions])
+    cpu_check = cpu_check_text(interface.architecture, interface.cpu_features)
+    text = "".join([cpu_check, _CHECKS, _CLEAR, initialize, _RUN, questions])
     filled = {
         **_numbers(interface, calls),
         **{name: str(code) for name, code in ERROR_CODES.items()},
@@ -388,6 +404,7 @@ def _copy(index: int, tensor: Tensor, source: ArraySource) -> list[str]:
 
 def _constants(interface: Interface) -> str:
     lines = [
+        f"attributes #0 = {{ nounwind {ANY_CPU[interface.architecture]} }}",
         "declare void @llvm.memmove.p0.p0.i64(ptr, ptr, i64, i1)",
         "%qcc_tensor = type { ptr, i32, i32, ptr, i64, double, i32 }",
         _text("qcc_cpu_features", " ".join(interface.cpu_features)),
