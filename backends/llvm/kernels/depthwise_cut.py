@@ -74,8 +74,11 @@ class ChannelCut:
         if self.isa.dot == "vpmaddwd":
             # Measured on Zen 3: taller tiles pay where windows do not overlap much.
             return 2 * min(2, strides[0]), 1
-        room = 4 if self.isa.vector_registers >= 32 else 2
         rows = 2 if strides[0] == 1 else 1
+        if self.isa.architecture == "aarch64":
+            # More pixels would not fit the registers, whose four hold a pixel's sums.
+            return (rows, 1) if strides[1] == 1 else (1, 2 if kernel[1] == 3 else 1)
+        room = 4 if self.isa.vector_registers >= 32 else 2
         few = kernel[1] > 3 or strides[1] > 1
         return rows, max(1, (room // 2 if few else room) // rows)
 

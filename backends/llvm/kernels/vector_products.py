@@ -15,7 +15,7 @@ what nobody uses, which :data:`~qcc.backends.llvm.kernels.READ_SLACK` allows for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,9 +30,6 @@ TURN_BYTES = 16
 """Activations of a row in one turn of the loop."""
 
 _OCTETS = vector(I8, 16)
-
-Products = Callable[[int, int, Sequence[Value], list[Value]], None]
-"""``(group, first accumulator of row 0, weights, accumulators)``."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +62,9 @@ class VectorProducts:
         turns = 4 * quads // TURN_BYTES
         if turns:
             values = self._turns(turns, values)
-        rest = turns * TURN_BYTES // 4
-        while rest < quads:
-            taken = 2 if self.matrix else 1
-            self._rest(rest, values)
-            rest += taken
+        done = turns * TURN_BYTES // 4
+        if done < quads:
+            self._part_of_turn(done, quads - done, values)
         return self._rowwise(values) if self.matrix else values
 
     # -- whole turns --------------------------------------------------------------------------
@@ -87,20 +82,20 @@ class VectorProducts:
             panel = k.at(self.weights, k.mul(turn, turn_bytes))
             offset = k.mul(k.add(turn, 1), TURN_BYTES)
             activations = self._fenced(self._prepared(raw))
-            picked: list[Value] = []
-            for number, step in enumerate(steps):
-                last = number + 1 == len(steps)
-                following = steps[0] if last else steps[number + 1]
-                after = k.at(panel, turn_bytes) if last else panel
-                coming = self._load_weights(following, after)
-                self._fence(sums, self._touched(step))
+            picked: Sequence[Value] = ()
+            finished: list[int] = []
+            for step, following in zip(steps, [*steps[1:], None], strict=True):
+                after = k.at(panel, turn_bytes) if following is None else panel
+                coming = self._load_weights(following or steps[0], after)
+                self._fence(sums, [*finished, *self._touched(step)])
+                finished = self._touched(step)
                 if step.vector == 0:
                     picked = self._picked(step, activations)
-                for r in range(0, len(self.rows), 2 if self.matrix else 1):
-                    touched = self._multiply(step, r, picked, weights, sums)
-                    if last:
+                for rows in self._rows_together:
+                    touched = self._multiply(step, rows[0], picked, weights, sums)
+                    if following is None:
                         self._fence(sums, touched)
-                        for row in range(r, min(r + 2 if self.matrix else r + 1, len(self.rows))):
+                        for row in rows:
                             raw[row] = self._load_row(row, offset)
                 weights = coming
             return [*sums, *raw, *weights]
@@ -108,6 +103,29 @@ class VectorProducts:
         carried = [*accumulators, *loaded, *first]
         found = k.loop(0, turns, body, carried=carried, name="products")
         return list(found[: len(accumulators)])
+
+    def _part_of_turn(self, first: int, quads: int, sums: list[Value]) -> None:
+        """The last ``quads`` groups of four, fewer than a turn has, from number ``first`` on."""
+        k = self.k
+        panel = k.at(self.weights, first * self.vectors * self.panels.quad_bytes)
+        raw = [self._load_row(r, 4 * first) for r in range(len(self.rows))]
+        activations = self._fenced(self._prepared(raw))
+        picked: Sequence[Value] = ()
+        finished: list[int] = []
+        for step in self._steps(quads):
+            weights = self._load_weights(step, panel)
+            self._fence(sums, [*finished, *self._touched(step)])
+            finished = self._touched(step)
+            if step.vector == 0:
+                picked = self._picked(step, activations)
+            for rows in self._rows_together:
+                self._multiply(step, rows[0], picked, weights, sums)
+
+    @property
+    def _rows_together(self) -> list[range]:
+        """The rows that one instruction multiplies."""
+        size, count = 2 if self.matrix else 1, len(self.rows)
+        return [range(r, min(r + size, count)) for r in range(0, count, size)]
 
     def _steps(self, quads: int) -> list[_Step]:
         """The steps of ``quads`` groups of four: a few vectors of weights each."""
@@ -136,8 +154,7 @@ class VectorProducts:
 
     def _touched(self, step: _Step) -> list[int]:
         """The accumulators that a step adds to."""
-        rows = range(0, len(self.rows), 2 if self.matrix else 1)
-        return [i for r in rows for i in self._sums(step, r)]
+        return [i for rows in self._rows_together for i in self._sums(step, rows[0])]
 
     def _sums(self, step: _Step, row: int) -> list[int]:
         """Those of one row, or of two (``matrix``)."""
@@ -150,8 +167,9 @@ class VectorProducts:
         return values if self.isa.emulated else self.k.fence(values)
 
     def _fence(self, sums: list[Value], touched: Sequence[int]) -> None:
-        values = self._fenced([sums[i] for i in touched])
-        for i, value in zip(touched, values, strict=True):
+        numbers = list(dict.fromkeys(touched))
+        values = self._fenced([sums[i] for i in numbers])
+        for i, value in zip(numbers, values, strict=True):
             sums[i] = value
 
     def _load_row(self, row: int, offset: Index) -> Value:
@@ -182,11 +200,11 @@ class VectorProducts:
             prepared += [k.ir.bitcast(value, _OCTETS) for value in (low, high)]
         return prepared
 
-    def _picked(self, step: _Step, activations: Sequence[Value]) -> list[Value]:
+    def _picked(self, step: _Step, activations: Sequence[Value]) -> Sequence[Value]:
         """What a step multiplies of the activations of every row (or of two)."""
         k = self.k
         if self.matrix:
-            return list(activations[step.group :: 2])
+            return activations[step.group :: 2]
         if self.panels.inner == "dot":
             words = [k.ir.bitcast(a, vector(I32, 4)) for a in activations]
             lanes = [k.shuffle(a, None, [step.group] * 4) for a in words]
@@ -219,26 +237,6 @@ class VectorProducts:
                 operands = ("dot_unsigned_signed", sums[i], picked[row], b)
             sums[i] = primitives.call(k, isa, *operands)
         return touched
-
-    # -- what is left behind the turns ---------------------------------------------------------
-
-    def _rest(self, quad: int, sums: list[Value]) -> None:
-        """One group of four activations, or of eight (``matrix``)."""
-        k = self.k
-        raw = [self._load_short(r, 4 * quad) for r in range(len(self.rows))]
-        activations = self._prepared(raw)
-        for step in self._steps(2 if self.matrix else 1):
-            panel = k.at(self.weights, quad * self.vectors * self.panels.quad_bytes)
-            weights = self._load_weights(step, panel)
-            for r in range(0, len(self.rows), 2 if self.matrix else 1):
-                self._multiply(step, r, self._picked(step, activations), weights, sums)
-
-    def _load_short(self, row: int, offset: int) -> Value:
-        """Eight activations at the beginning of a vector, or four all over it."""
-        k, place = self.k, self.rows[row]
-        type_, count = (I64, 2) if self.matrix else (I32, 4)
-        word = k.load(type_, place.pointer, place.offset + offset)
-        return k.ir.bitcast(k.splat(word, count), _OCTETS)
 
     # -- accumulators of two rows ---------------------------------------------------------------
 

@@ -142,7 +142,9 @@ def test_random_convolutions_on_avx2(case: ConvCase, seed: int, threads: int) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("isa", ["x86-avx512vnni", "x86-avxvnni", "arm-dotprod"])
+@pytest.mark.parametrize(
+    "isa", ["x86-avx512vnni", "x86-avxvnni", "arm-neon", "arm-dotprod", "arm-i8mm"]
+)
 @settings(max_examples=12, deadline=None)
 @given(case=random_cases(), seed=st.integers(0, 99))
 def test_random_convolutions_elsewhere(isa: str, case: ConvCase, seed: int) -> None:
