@@ -6,6 +6,8 @@ with zeros between them for ``vpmaddwd``.  An interleaved group serves every out
 tile that touches it: pixels below each other see the same groups with their taps shifted (a
 *phase*), pixels beside each other see the same columns.  The interleave leaves channels in exactly
 the order that the epilogue's packs undo (``epilogue.lane_channels``).
+
+ARMv8.0, which has no dot product, goes tap by tap instead (``depthwise_taps.py``).
 """
 
 from __future__ import annotations

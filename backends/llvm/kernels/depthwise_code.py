@@ -21,6 +21,7 @@ from qcc.backends.llvm.builder import (
 from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels.activation import ActivationLayout
 from qcc.backends.llvm.kernels.depthwise_cut import ChannelCut
+from qcc.backends.llvm.kernels.depthwise_taps import TapSums, load_weights
 from qcc.backends.llvm.kernels.epilogue import EpilogueWriter, Place, lane_channels
 from qcc.backends.llvm.schedule import split_rows
 
@@ -121,7 +122,9 @@ class DepthwiseWriter:
         bias = self.epilogue.bias(first_vector, cut.vectors)
         # Other forms have parameters in memory order of channels: their bias is added at the end.
         start = bias if natural else [constant(value.type, 0) for value in bias]
-        if pixels == 1 and self.isa.dot == "vpmaddwd":
+        if cut.by_taps:
+            flat = self._by_taps(source, weights, [[start] * pixels] * rows)
+        elif pixels == 1 and self.isa.dot == "vpmaddwd":
             flat = self._looped(source, weights, [start] * rows)
         else:
             flat = self._unrolled(source, weights, [[start] * pixels] * rows)
@@ -146,6 +149,23 @@ class DepthwiseWriter:
                 for row, line in enumerate(accumulators):
                     self._accumulate(line[pixel], groups, weights, kx, row)
         return [values for line in accumulators for values in line]
+
+    def _by_taps(
+        self, source: Value, weights: Value, start: Sequence[Sequence[list[Value]]]
+    ) -> list[list[Value]]:
+        """The same without interleaving rows (:mod:`depthwise_taps`)."""
+        k, layout, window = self.k, self.kernel.input, self.kernel.window
+        sums = [[TapSums(k, values) for values in line] for line in start]
+        height, parts = window.kernel[0], self.kernel.weight_parts
+        for at, uses in self._columns(len(start[0])).items():
+            rows = self._loaded(k.at(source, at * layout.channel_stride), len(start))
+            for pixel, kx in uses:
+                for ky in range(height):
+                    for part in range(parts):
+                        taps = load_weights(k, weights, (kx * height + ky) * parts + part)
+                        for y, line in enumerate(sums):
+                            line[pixel].add(rows[y * window.strides[0] + ky], taps)
+        return [pixel.finish() for line in sums for pixel in line]
 
     def _looped(
         self, source: Value, weights: Value, start: Sequence[list[Value]]
@@ -178,6 +198,14 @@ class DepthwiseWriter:
 
     def _column(self, pointer: Value, height: int) -> list[list[Value]]:
         """The interleaved rows of one input column: ``[row group][vector]``."""
+        cut, rows = self.cut, self._loaded(pointer, height)
+        count = len(rows)
+        # Rows past the last tap meet zero weights, so any value will do.
+        rows += [rows[-1]] * (-count % cut.group)
+        return [self._interleave(rows[i : i + cut.group]) for i in range(0, count, cut.group)]
+
+    def _loaded(self, pointer: Value, height: int) -> list[Value]:
+        """The rows of one input column that ``height`` rows of output pixels look at."""
         k, cut, window = self.k, self.cut, self.kernel.window
         pitch = window.dilations[0] * self.kernel.input.row_bytes
         count = (height - 1) * window.strides[0] + window.kernel[0]
@@ -186,9 +214,7 @@ class DepthwiseWriter:
             rows = [k.ir.xor(row, constant(row.type, -128)) for row in rows]
         if self.isa.dot == "vpmaddwd" and cut.vectors == 2:
             rows = [k.ir.zext(row, vector(I16, cut.channels)) for row in rows]
-        # Rows past the last tap meet zero weights, so any value will do.
-        rows += [rows[-1]] * (-count % cut.group)
-        return [self._interleave(rows[i : i + cut.group]) for i in range(0, count, cut.group)]
+        return rows
 
     def _interleave(self, rows: list[Value]) -> list[Value]:
         """Rows side by side in every lane, in the order of ``lane_channels``."""

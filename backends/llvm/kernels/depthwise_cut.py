@@ -25,7 +25,8 @@ class ChannelCut:
     """Blocks of channels that are computed together, the tile, and the layout of the weights.
 
     A block is ``vectors`` accumulator vectors.  Weights of a block:
-    ``[kx][phase][row group][part][vector][lane][row in group]``.
+    ``[kx][phase][row group][part][vector][lane][row in group]``, or ``[kx][ky][part][channel]``
+    tap by tap.
     """
 
     kernel: DepthwiseKernel
@@ -35,6 +36,11 @@ class ChannelCut:
     def group(self) -> int:
         """Rows that one instruction adds."""
         return self.isa.group
+
+    @property
+    def by_taps(self) -> bool:
+        """Whether rows are not interleaved (:mod:`depthwise_taps`)."""
+        return self.isa.dot == "smull"
 
     @property
     def vectors(self) -> int:
@@ -76,8 +82,10 @@ class ChannelCut:
             return 2 * min(2, strides[0]), 1
         rows = 2 if strides[0] == 1 else 1
         if self.isa.architecture == "aarch64":
-            # More pixels would not fit the registers, whose four hold a pixel's sums.
-            return (rows, 1) if strides[1] == 1 else (1, 2 if kernel[1] == 3 else 1)
+            # More pixels would not fit the registers: the sums of one take four.
+            if kernel[1] > 3 and (strides[1] > 1 or self.by_taps):
+                return 1, 1
+            return (rows, 1) if strides[1] == 1 else (1, 2)
         room = 4 if self.isa.vector_registers >= 32 else 2
         few = kernel[1] > 3 or strides[1] > 1
         return rows, max(1, (room // 2 if few else room) // rows)
@@ -111,6 +119,9 @@ class ChannelCut:
     @property
     def block_bytes(self) -> int:
         """Bytes of weights of a block."""
+        if self.by_taps:
+            kh, kw = self.kernel.window.kernel
+            return kh * kw * self.kernel.weight_parts * self.channels
         return self.kernel.window.kernel[1] * self.column_bytes
 
     @property
@@ -130,6 +141,11 @@ class ChannelCut:
     def pack_weight(self, weight: NDArray[Any]) -> NDArray[np.uint8]:
         """``[C, 1, kh, kw]`` to the bytes of all blocks."""
         channels, _, kh, kw = weight.shape
+        if self.by_taps:
+            taps = self.spread(weight[:, 0].astype(np.int16))
+            blocks = taps.reshape(self.blocks, self.channels, kh, kw).transpose(0, 3, 2, 1)
+            split = np.stack(byte_parts(blocks, self.parts, self.isa.least_weight), axis=3)
+            return np.frombuffer(split.astype(np.int8).tobytes(), np.uint8)
         phases = self.phases
         rows = np.zeros((channels, len(phases), self.row_groups * self.group, kw), np.int16)
         for i, phase in enumerate(phases):

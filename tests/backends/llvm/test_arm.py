@@ -22,6 +22,15 @@ CASES = {
     "depthwise": ConvCase(
         kernel=(3, 3), pads=(1, 1, 1, 1), channels=33, outputs=33, groups=33, depthwise=True
     ),
+    "depthwise wide weights": ConvCase(
+        kernel=(3, 3),
+        channels=20,
+        outputs=20,
+        groups=20,
+        depthwise=True,
+        weights=(-255, 255),
+        extreme=True,
+    ),
     "depthwise 5x5": ConvCase(
         kernel=(5, 5),
         pads=(2, 2, 2, 2),

@@ -12,6 +12,7 @@ from qcc.backends.llvm.isa import INSTRUCTION_SETS, InstructionSet
 from qcc.backends.llvm.kernels.activation import ActivationLayout
 from qcc.backends.llvm.kernels.conv import ConvKernel
 from qcc.backends.llvm.kernels.conv_plan import ConvPlan
+from qcc.backends.llvm.kernels.depthwise import DepthwiseKernel
 from qcc.backends.llvm.kernels.window import Window
 from qcc.backends.llvm.schedule import Inner, candidates
 from tests.backends.llvm.native import build
@@ -97,3 +98,16 @@ def test_two_weights_of_minus_128_never_meet_in_16_bits() -> None:
     assert isa.least_weight == -127
     assert all(row.least_weight == -128 for row in INSTRUCTION_SETS.values() if row is not isa)
     assert 2 * 128 * -isa.least_weight <= np.iinfo(np.int16).max
+
+
+@pytest.mark.parametrize("name", INSTRUCTIONS)
+@pytest.mark.parametrize("taps", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_tiles_spill_next_to_nothing(name: str, taps: int, stride: int) -> None:
+    pad = taps // 2
+    source = ActivationLayout(1, 28, 28, 64, 64, pad, pad, pad, pad)
+    target = ActivationLayout.plain(1, 28 // stride, 28 // stride, 64)
+    window = Window((taps, taps), (stride, stride), pads=(pad, pad))
+    text = build(DepthwiseKernel(source, target, window), INSTRUCTION_SETS[name]).assembly
+    spilled = [line for line in text.splitlines() if re.search(r"\tq\d+.*\[sp", line)]
+    assert len(spilled) <= (8 if taps == 3 else 40)
