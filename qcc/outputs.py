@@ -57,16 +57,16 @@ def check_form(path: Path, target: str, exports: bool, weights_file: bool = Fals
         check_object_output(path, target_instruction_set(target), weights_file)
     elif weights_file:
         raise ConfigError(
-            f"a {suffix} has no separate file of weights: only {' '.join(OBJECT_SUFFIXES)} have one"
+            f"only {' '.join(OBJECT_SUFFIXES)} have a separate file of weights, not {path}"
         )
 
 
 def write_output(compiled: Any, path: Path, weights_file: bool = False) -> None:
     """Write an Executable or ExportedModel in the form that the ending asks for (atomically)."""
-    from qcc.runtime.object_files import OBJECT_SUFFIXES, save_object
+    from qcc.runtime.object_files import OBJECT_SUFFIXES
 
     if path.suffix in OBJECT_SUFFIXES:
-        save_object(compiled, path, weights_file)
+        compiled.save(path, weights_file=weights_file)
     elif path.suffix in (".qcc", ".onnx"):
         compiled.save(path)
     else:

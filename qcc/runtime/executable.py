@@ -12,7 +12,7 @@ import numpy as np
 
 from qcc.backends.llvm.isa import best_for_host, can_run, instruction_set
 from qcc.backends.llvm.model import CompiledModel, TensorSpec
-from qcc.errors import DataError
+from qcc.errors import ConfigError, DataError
 from qcc.ir.core import Array, Graph
 from qcc.quant.report import CompileReport
 from qcc.runtime.program import Program
@@ -163,19 +163,24 @@ class Executable:
         arrays = self._checked(feeds)
         return profile_program(self._program(arrays), arrays, runs)
 
-    def save(self, path: Path | str) -> None:
+    def save(self, path: Path | str, *, weights_file: bool = False) -> None:
         """Write a ``.qcc`` artifact (atomically); see :mod:`qcc.runtime.artifact`.
 
         A path that ends in ``.o``, ``.so`` or ``.a`` becomes object code with a C interface, beside
-        which a header and an example are written (:mod:`qcc.runtime.object_files`).
+        which a header and an example are written (:mod:`qcc.runtime.object_files`);
+        ``weights_file`` keeps its weights in a file of their own.  Raises OutputError where a file
+        cannot be written, ConfigError where the model has no such form.
         """
         from qcc.runtime.artifact import save
         from qcc.runtime.object_files import OBJECT_SUFFIXES, save_object
 
         if Path(path).suffix in OBJECT_SUFFIXES:
-            save_object(self, path)
+            save_object(self, path, weights_file)
             return
-
+        if weights_file:
+            raise ConfigError(
+                f"only {' '.join(OBJECT_SUFFIXES)} have a separate file of weights, not {path}"
+            )
         save(self, path)
 
     def close(self) -> None:

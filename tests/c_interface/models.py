@@ -27,12 +27,8 @@ class CModel:
 
     def compiled(self, target: str) -> Executable:
         """Code for one instruction set."""
-        made = qcc.compile(
-            self.model.SerializeToString(),
-            list(self.feeds),
-            target=target,
-            precision=self.precision,
-        )
+        model = self.model.SerializeToString()
+        made = qcc.compile(model, self.feeds, target=target, precision=self.precision)
         assert isinstance(made, Executable)
         return made
 

@@ -16,7 +16,6 @@ from qcc.backends.llvm.c_interface.header import header_text
 from qcc.cli.main import run
 from qcc.compiler import compile_file
 from qcc.errors import ConfigError, OutputError
-from qcc.outputs import write_output
 from qcc.runtime.build import codegen
 from tests.c_interface.building import STRICT, Machine
 from tests.c_interface.models import CModel, several, small_cnn
@@ -133,7 +132,14 @@ def test_a_separate_file_of_weights_is_only_for_object_code(
     write_model(small_cnn(), here)
     words = ["compile", "model.onnx", "--calib", "calib.npz", "--weights-file", "-o", "net.qcc"]
     assert run(words) == 1
-    assert "has no separate file of weights" in " ".join(capsys.readouterr().err.split())
+    assert "have a separate file of weights, not net.qcc" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+def test_python_refuses_separate_weights_of_an_artifact(here: Path) -> None:
+    with pytest.raises(ConfigError, match="have a separate file of weights"):
+        codegen(small_net()[0]).save(here / "net.qcc", weights_file=True)
 
 
 def test_names_of_tensors_become_c_strings_and_never_end_a_comment() -> None:
@@ -214,7 +220,7 @@ def test_the_numbers_of_dtypes_are_those_of_onnx() -> None:
 def test_a_weights_file_belongs_to_its_model(here: Path) -> None:
     several().compiled("host").save(here / "other.o")
     made = small_cnn().compiled("host")
-    write_output(made, here / "net.o", weights_file=True)
+    made.save(here / "net.o", weights_file=True)
     assert {"net.o", "net.h", "net_example.c", "net.weights"} <= names(here)
     HOST.build(here, ["net_example.c", "net.o"], "program", *STRICT)
     HOST.run(here, "./program")

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import qcc
 from qcc.errors import DataError
 from qcc.runtime.build import codegen
-from qcc.runtime.object_files import save_object
 from tests.c_interface.building import (
     STRICT,
     Driving,
@@ -112,14 +112,14 @@ int main(void) {
 
 
 def test_wrong_weights_give_a_code_and_no_crash(tmp_path: Path) -> None:
-    save_object(small_cnn().compiled("host"), tmp_path / "net.o", weights_file=True)
+    small_cnn().compiled("host").save(tmp_path / "net.o", weights_file=True)
     run_source(tmp_path, _WEIGHTS, "net.o", flags=("-fsanitize=address,undefined",))
 
 
 def test_separate_weights_give_the_same_bytes_between_guard_pages(tmp_path: Path) -> None:
     model = small_cnn()
     executable = model.compiled("host")
-    save_object(executable, tmp_path / "model.o", weights_file=True)
+    executable.save(tmp_path / "model.o", weights_file=True)
     build_driver(HOST, tmp_path)
     wanted = executable.run(model.feeds[0])
     for how in (Driving("end"), Driving("begin", 0xFF, threads=3, repeats=20, workspaces=2)):
@@ -308,8 +308,6 @@ def test_names_of_a_net_do_not_meet_those_of_the_interface(tmp_path: Path) -> No
     net = Net(0)
     net.input("init", 1, 4)
     y = net.op("MatMul", "init", net.normal(4, 3))
-    import qcc
-
     made = qcc.compile(net.model(y).SerializeToString(), precision="float32")
     made.save(tmp_path / "run.o")
     HOST.build(tmp_path, ["run_example.c", "run.o"], "program", *STRICT)

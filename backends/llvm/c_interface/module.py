@@ -167,9 +167,9 @@ done:
 """
 
 _CLEAR = """
-; The workspace as a first run may find it.
+; The workspace as a first run may find it: kernels read nothing that no kernel wrote.
 define internal void @qcc_clear(ptr %workspace) #0 {
-  call void @llvm.memset.p0.i64(ptr align <ALIGNMENT> %workspace, i8 0, i64 <WORKSPACE_BYTES>, i1 0)
+  call void @llvm.memset.p0.i64(ptr align <ALIGNMENT> %workspace, i8 0, i64 <ZEROED_BYTES>, i1 0)
   %place = getelementptr i8, ptr %workspace, i64 <IDENTITY_OFFSET>
   store i64 <IDENTITY>, ptr %place, align 8
   ret void
@@ -333,6 +333,7 @@ def _numbers(interface: Interface, calls: int) -> dict[str, str]:
         "FAULT_OFFSET": FAULT_OFFSET,
         "CLAIMS_OFFSET": CONTROL_BYTES,
         "CLAIMS_BYTES": claims_bytes(calls),
+        "ZEROED_BYTES": CONTROL_BYTES + claims_bytes(calls),
         "WORKSPACE_BYTES": interface.workspace_bytes,
         "FILE_HEAD": weights_file.HEAD_BYTES,
         "FILE_BYTES": weights_file.HEAD_BYTES + interface.weights_bytes,
