@@ -1,4 +1,4 @@
-"""One kernel run under qemu: a program of one step that calls it once a thread."""
+"""Kernels run under qemu: a program of one step that calls the kernel once a thread."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _GUARD = 0xA5
 
 @dataclass(frozen=True)
 class KernelRun:
-    """A kernel, its operands by name (the last of ``kernel.operands`` is its output), threads."""
+    """A kernel, the bytes of its operands by name, and threads."""
 
     kernel: Kernel
     operands: Mapping[str, Bytes]
@@ -30,7 +30,7 @@ class KernelRun:
 def run_in_emulator(
     kernel: Kernel, isa: InstructionSet, operands: Mapping[str, Bytes], threads: int = 1
 ) -> None:
-    """Call ``kernel`` once a thread, one after the other; its output's new bytes are put there."""
+    """Call ``kernel`` once a thread, one after the other; operands get what it has written."""
     run_kernels([KernelRun(kernel, operands, threads)], isa)
 
 
@@ -38,33 +38,41 @@ def run_kernels(runs: Sequence[KernelRun], isa: InstructionSet) -> None:
     """Run several kernels in one process, as :func:`run_in_emulator` runs one."""
     results = run_programs([_program(run, isa) for run in runs], isa)
     for run, (call,) in zip(runs, results, strict=True):
-        output = run.operands[run.kernel.operands[-1]]
-        (found,) = call.outputs
-        assert found is not None
-        assert (found[output.size :] == _GUARD).all(), "the kernel wrote behind its output"
-        output[:] = found[: output.size]
+        arrays, _ = _buffers(run)
+        for array, found in zip(arrays, call.outputs, strict=True):
+            assert found is not None
+            assert (found[array.size :] == _GUARD).all(), "the kernel wrote behind an operand"
+            if (found[: array.size] != array).any():
+                array[:] = found[: array.size]
+
+
+def _buffers(run: KernelRun) -> tuple[list[Bytes], list[int]]:
+    """The arrays of a kernel, and for each operand which one it is: some may be the same."""
+    arrays: dict[tuple[int, int], Bytes] = {}
+    keys = []
+    for name in run.kernel.operands:
+        array = run.operands[name]
+        keys.append((array.ctypes.data, array.size))
+        arrays[keys[-1]] = array
+    return list(arrays.values()), [list(arrays).index(key) for key in keys]
 
 
 def _program(run: KernelRun, isa: InstructionSet) -> EmulatedProgram:
     slack = np.full(READ_SLACK, _GUARD, np.uint8)
-    padded = [np.concatenate([run.operands[name], slack]) for name in run.kernel.operands]
+    arrays, operands = _buffers(run)
+    padded = [np.concatenate([array, slack]) for array in arrays]
+    sizes = tuple(array.size for array in padded)
     module = ir.Module(run.kernel.name)
     module.triple = isa.triple
-    function = run.kernel.emit(module, isa, "kernel")
-    _write_step(module, function, [array.size for array in padded], run.threads)
-    return EmulatedProgram(
-        machine.compile_module(module, isa).object_code,
-        ("run_0",),
-        [padded],
-        (padded[-1].size,),
-        np.zeros(64, np.uint8),
-        512,
-        1,
-    )
+    _write_step(module, run.kernel.emit(module, isa, "kernel"), sizes, operands, run.threads)
+    code = machine.compile_module(module, isa).object_code
+    return EmulatedProgram(code, ("run_0",), [padded], sizes, np.zeros(64, np.uint8), 512)
 
 
-def _write_step(module: Any, kernel: Any, sizes: Sequence[int], threads: int) -> None:
-    """``run_0``: fill the output with what is given for it, then call the kernel."""
+def _write_step(
+    module: Any, kernel: Any, sizes: Sequence[int], operands: Sequence[int], threads: int
+) -> None:
+    """``run_0``: copy what is given to the outputs, then let the kernel work on these."""
     step = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER] * 4 + [I32, I32]), "run_0")
     copy = ir.Function(
         module,
@@ -78,10 +86,10 @@ def _write_step(module: Any, kernel: Any, sizes: Sequence[int], threads: int) ->
         place = builder.gep(table, [constant(I64, index)], source_etype=POINTER)
         return builder.load(place, typ=POINTER)
 
-    pointers = [entry(inputs, i) for i in range(len(sizes))]
-    target = entry(outputs, 0)
-    builder.call(copy, [target, pointers[-1], constant(I64, sizes[-1]), constant(I1, 0)])
+    targets = [entry(outputs, i) for i in range(len(sizes))]
+    for i, (target, size) in enumerate(zip(targets, sizes, strict=True)):
+        builder.call(copy, [target, entry(inputs, i), constant(I64, size), constant(I1, 0)])
     for tid in range(threads):
-        arguments = [*pointers[:-1], target, constant(I32, tid), constant(I32, threads)]
-        builder.call(kernel, arguments)
+        given = [targets[i] for i in operands]
+        builder.call(kernel, [*given, constant(I32, tid), constant(I32, threads)])
     builder.ret_void()

@@ -62,6 +62,7 @@ class EmulatedCall:
     outputs: tuple[Bytes | None, ...]
 
 
+@functools.cache
 def missing_tools() -> list[str]:
     """Names of the tools that are not installed."""
     return [tool for tool in (COMPILER, LINKER, EMULATOR) if shutil.which(tool) is None]

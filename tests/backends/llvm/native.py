@@ -15,6 +15,8 @@ from qcc.backends.llvm import machine
 from qcc.backends.llvm.isa import INSTRUCTION_SETS, InstructionSet, can_run
 from qcc.backends.llvm.kernels import READ_SLACK, Kernel
 from qcc.backends.llvm.kernels.activation import ActivationLayout
+from tests.emulation.kernels import run_in_emulator
+from tests.emulation.programs import missing_tools
 from tests.required import skip_unless_required
 
 Bytes = NDArray[np.uint8]
@@ -29,10 +31,21 @@ def native_or_skip(name: str) -> InstructionSet:
     return isa
 
 
-def executable_form(name: str) -> InstructionSet:
-    """The row itself where the CPU has it, else its emulation."""
+def in_process_form(name: str) -> InstructionSet:
+    """The row itself where the CPU has it, else with definitions for its instructions."""
     isa = INSTRUCTION_SETS[name]
     return isa if can_run(isa) else isa.for_emulation()
+
+
+def executable_form(name: str) -> InstructionSet:
+    """What :func:`run` runs: rows of AArch64 as they are where an emulator is installed."""
+    isa = INSTRUCTION_SETS[name]
+    return isa if _needs_emulator(isa) and not missing_tools() else in_process_form(name)
+
+
+def _needs_emulator(isa: InstructionSet) -> bool:
+    """Whether the row is of another architecture that there is an emulator of."""
+    return isa.architecture == "aarch64" and not isa.emulated and not can_run(isa)
 
 
 def aligned(content: Bytes) -> Bytes:
@@ -63,6 +76,9 @@ def run(
     kernel: Kernel, isa: InstructionSet, operands: Mapping[str, Bytes], threads: int = 1
 ) -> None:
     """Compile and call ``kernel`` on ``threads`` threads; buffers come from :func:`aligned`."""
+    if _needs_emulator(isa):
+        run_in_emulator(kernel, isa, operands, threads)
+        return
     loaded = machine.load_object(build(kernel, isa).object_code)
     count = len(kernel.operands)
     signature = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * count, ctypes.c_int32, ctypes.c_int32)

@@ -18,8 +18,9 @@ from qcc.backends.llvm.kernels.float_softmax import FloatSoftmaxKernel
 from qcc.backends.llvm.kernels.layer_norm import LayerNormKernel
 from qcc.backends.llvm.kernels.lookup import LookupKernel
 from qcc.backends.llvm.kernels.nest import dense_view
-from tests.backends.llvm.arm import require_emulator, run_in_emulator
 from tests.backends.llvm.kernels.buffers import blank, bytes_of
+from tests.emulation.kernels import run_in_emulator
+from tests.emulation.programs import require_emulator
 
 Case = tuple[Kernel, dict[str, np.ndarray], np.ndarray]
 
@@ -92,12 +93,13 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 
 
+@pytest.mark.parametrize("isa", ["arm-neon", "arm-dotprod"])
 @pytest.mark.parametrize("name", CASES)
-def test_arm_object_code_gives_the_bytes_of_the_contract(name: str) -> None:
+def test_arm_object_code_gives_the_bytes_of_the_contract(name: str, isa: str) -> None:
     require_emulator()
     kernel, operands, wanted = CASES[name]()
     output = blank(wanted.nbytes)
     buffers = {key: bytes_of(array) for key, array in operands.items()}
     last = kernel.operands[-1]
-    run_in_emulator(kernel, instruction_set("arm-dotprod"), {**buffers, last: output}, 3)
+    run_in_emulator(kernel, instruction_set(isa), {**buffers, last: output}, 3)
     assert output.tobytes() == np.ascontiguousarray(wanted).tobytes()

@@ -20,7 +20,7 @@ from qcc.passes.lower import lower
 from qcc.passes.outline_float import outline_float
 from qcc.ref.evaluate import evaluate
 from qcc.runtime.program import LEAST_MACS, Program
-from tests.backends.llvm.native import executable_form
+from tests.backends.llvm.native import in_process_form
 from tests.passes.native_patterns import PATTERNS
 from tests.passes.numbered import Numbered
 
@@ -128,7 +128,7 @@ def test_a_classifier_ends_in_a_native_softmax(name: str) -> None:
     b = Numbered()
     x = b.q(b.input("x", 3, 8))
     logits = b.op("Gemm", [x, b.weight((8, 13), 1), b.bias(13)], (3, 13))
-    model = compiled(b, b.done(b.op("Softmax", [logits], (3, 13), axis=-1)), executable_form(name))
+    model = compiled(b, b.done(b.op("Softmax", [logits], (3, 13), axis=-1)), in_process_form(name))
     assert not model.regions
     assert any("float_softmax" in kernel for row in model.kernels for kernel in row.kernels)
 
@@ -157,7 +157,7 @@ def test_a_residual_stream_is_normalized_natively(name: str, axis: int) -> None:
         scale = b.constant(np.full(sizes, 1.5, np.float32))
         y = b.op("LayerNormalization", [x, scale, shift], shape, axis=axis, epsilon=1e-3)
         x = b.op("Add", [y, b.op("MatMul", [b.q(y), b.weight((12, 12), 1)], shape)], shape)
-    model = compiled(b, b.done(x), executable_form(name))
+    model = compiled(b, b.done(x), in_process_form(name))
     assert not model.regions
     assert any("layer_norm" in kernel for row in model.kernels for kernel in row.kernels)
 
@@ -211,7 +211,7 @@ def test_attention_is_native(name: str) -> None:
     turned = b.op("Transpose", [mixed], (1, 9, 3, 8), perm=[0, 2, 1, 3])
     flat = b.op("Reshape", [turned, b.constant([1, 9, 24])], (1, 9, 24))
     y = b.op("MatMul", [b.q(flat), b.weight((24, 24), 1)], (1, 9, 24))
-    model = compiled(b, b.done(y), executable_form(name))
+    model = compiled(b, b.done(y), in_process_form(name))
     assert not model.regions
     assert any("float_matmul" in kernel for row in model.kernels for kernel in row.kernels)
 
@@ -230,7 +230,7 @@ def test_float_reductions_are_native(
     kept = [1 if i in reduced else d for i, d in enumerate(shape) if keepdims or i not in reduced]
     given = [x] if axes is None else [x, b.constant(axes)]
     y = b.op(op, given, kept, keepdims=keepdims)
-    assert not compiled(b, b.done(y), executable_form(name)).regions
+    assert not compiled(b, b.done(y), in_process_form(name)).regions
 
 
 def test_root_mean_square_norm_is_native() -> None:
@@ -251,7 +251,7 @@ def test_curves_are_native(name: str, op: str) -> None:
     x = b.op("MatMul", [b.q(b.input("x", 5, 12)), b.weight((12, 12), 1)], (5, 12))
     y = b.op(op, [b.op(op, [x], (5, 12))], (5, 12))
     z = b.op("Gelu", [y], (5, 12), approximate="tanh")
-    assert not compiled(b, b.done(z), executable_form(name)).regions
+    assert not compiled(b, b.done(z), in_process_form(name)).regions
 
 
 def test_other_powers_stay_in_a_region() -> None:

@@ -32,7 +32,7 @@ from qcc.backends.llvm.kernels.conv import ConvKernel
 from qcc.backends.llvm.kernels.halo import FillHaloKernel
 from qcc.backends.llvm.schedule import GemmShape, Inner, candidates, gemm_schedule, split_rows
 from qcc.errors import ArtifactError, ConfigError
-from tests.backends.llvm.native import aligned, executable_form, native_or_skip, run
+from tests.backends.llvm.native import aligned, in_process_form, native_or_skip, run
 
 
 def call(isa: InstructionSet, function: ir.Function, *buffers: np.ndarray) -> None:
@@ -135,7 +135,7 @@ def test_instructions_do_what_their_definitions_say(name: str, size: int) -> Non
 
 @pytest.mark.parametrize("name", [*INSTRUCTION_SETS])
 def test_byte_lookup_on_every_row(name: str) -> None:
-    isa = executable_form(name)
+    isa = in_process_form(name)
     table = np.random.default_rng(0).integers(0, 256, 256).astype(np.uint8)
     index, size = np.arange(256, dtype=np.uint8), isa.vector_bytes
     k = new("table", "index", "out")
@@ -199,7 +199,7 @@ def test_fill_halo_writes_the_halo_and_nothing_else(
 ) -> None:
     layout = ActivationLayout(2, 3, 5, stride - 1, stride, *halos)
     kernel = FillHaloKernel(layout)
-    isa = executable_form("x86-avx2")
+    isa = in_process_form("x86-avx2")
     out = aligned(np.full(layout.size_bytes, 7, np.uint8))
     run(kernel, isa, {"value": aligned(kernel.pack(isa, zero_point=99)["value"]), "output": out},
         threads)  # fmt: skip

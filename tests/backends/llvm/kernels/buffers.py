@@ -18,6 +18,8 @@ from qcc.ir.types import Quant, TensorType
 from tests.backends.llvm.native import aligned
 
 ISAS = tuple(INSTRUCTION_SETS)
+FLOAT_ISAS = tuple(name for name in ISAS if name != "arm-i8mm")
+"""Rows whose code for floats differs."""
 FILL = 0x5A
 
 

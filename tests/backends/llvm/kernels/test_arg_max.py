@@ -15,7 +15,7 @@ from qcc.backends.llvm.isa import INSTRUCTION_SETS, host_instruction_set
 from qcc.backends.llvm.kernels.arg_max import ArgMaxKernel
 from qcc.errors import ConfigError
 from qcc.ref.arg_max import arg_max
-from tests.backends.llvm.kernels.buffers import ISAS, at_page_end, blank, bytes_of
+from tests.backends.llvm.kernels.buffers import FLOAT_ISAS, ISAS, at_page_end, blank, bytes_of
 from tests.backends.llvm.native import build, executable_form, run
 
 X86 = [name for name in ISAS if name.startswith("x86")]
@@ -29,7 +29,7 @@ def check(x: np.ndarray, isa: str, last: bool) -> None:
     assert output.tobytes() == arg_max(x, 1, last=last).tobytes()
 
 
-@pytest.mark.parametrize("isa", X86)
+@pytest.mark.parametrize("isa", FLOAT_ISAS)
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 16, 21, 33, 64, 65, 1001])
 @pytest.mark.parametrize("last", [False, True])
 def test_rows(length: int, isa: str, last: bool) -> None:

@@ -11,6 +11,7 @@ from qcc.backends.llvm.kernels.dynamic_matmul import MAX_DEPTH, DynamicMatmulKer
 from qcc.backends.llvm.kernels.epilogue import Epilogue, Form
 from qcc.backends.llvm.kernels.nest import View
 from qcc.errors import ConfigError
+from tests.backends.llvm.kernels.buffers import ISAS
 from tests.backends.llvm.native import aligned, executable_form, run
 
 SHAPES = [(1, 1, 1, 1), (2, 3, 7, 5), (1, 9, 32, 33), (3, 16, 64, 64), (2, 17, 31, 70)]
@@ -30,7 +31,7 @@ def view(batch: int, rows: int, columns: int, element: int = 1) -> View:
     return View(0, (rows * stride if batch > 1 else 0, stride, element))
 
 
-@pytest.mark.parametrize("name", ["x86-avx2", "x86-avxvnni", "x86-avx512vnni"])
+@pytest.mark.parametrize("name", ISAS)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("form", ["uint8", "float32"])
 @pytest.mark.parametrize("threads", [1, 3])

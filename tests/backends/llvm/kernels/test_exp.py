@@ -12,7 +12,7 @@ from qcc import numerics
 from qcc.backends.llvm.kernels.elementwise import FloatUnaryKernel
 from qcc.backends.llvm.kernels.nest import dense_view
 from qcc.curves import exp
-from tests.backends.llvm.kernels.buffers import ISAS, blank, bytes_of
+from tests.backends.llvm.kernels.buffers import FLOAT_ISAS, ISAS, blank, bytes_of
 from tests.backends.llvm.native import executable_form, run
 
 X86 = [name for name in ISAS if name.startswith("x86")]
@@ -27,7 +27,7 @@ def check(x: np.ndarray, isa: str) -> None:
     assert target.tobytes() == exp(x).tobytes()
 
 
-@pytest.mark.parametrize("isa", X86)
+@pytest.mark.parametrize("isa", FLOAT_ISAS)
 def test_kernel(isa: str) -> None:
     x = np.random.default_rng(0).uniform(-100, 100, 1001).astype(np.float32)
     x[: len(EDGES)] = EDGES

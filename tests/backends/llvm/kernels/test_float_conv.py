@@ -22,15 +22,13 @@ from qcc.ir.ops import definition
 from qcc.ir.types import TensorType
 from tests.backends.llvm.kernels.buffers import (
     FILL,
-    ISAS,
+    FLOAT_ISAS,
     at_page_end,
     blank,
     bytes_of,
     constants,
 )
 from tests.backends.llvm.native import build, executable_form, run
-
-X86 = [name for name in ISAS if name.startswith("x86")]
 
 
 @dataclass(frozen=True)
@@ -173,14 +171,14 @@ CASES = st.builds(
 )
 
 
-@pytest.mark.parametrize("isa", X86)
+@pytest.mark.parametrize("isa", FLOAT_ISAS)
 @settings(deadline=None, max_examples=10)
 @given(case=CASES, threads=st.integers(1, 3), gap=st.sampled_from([0, 3]))
 def test_dense(isa: str, case: Case, threads: int, gap: int) -> None:
     check(case, isa, threads, gap)
 
 
-@pytest.mark.parametrize("isa", X86)
+@pytest.mark.parametrize("isa", FLOAT_ISAS)
 @settings(deadline=None, max_examples=10)
 @given(
     case=CASES,
@@ -198,7 +196,7 @@ def test_groups(isa: str, case: Case, groups: int, depthwise: bool, threads: int
     check(case, isa, threads)
 
 
-@pytest.mark.parametrize("isa", X86)
+@pytest.mark.parametrize("isa", FLOAT_ISAS)
 @pytest.mark.parametrize(
     "case",
     [
@@ -222,7 +220,7 @@ def test_any_tile_gives_the_same_bytes(tile: tuple[int, int], block: int) -> Non
         check(case, threads=2, schedule=FloatSchedule(*tile, block, 2))
 
 
-@pytest.mark.parametrize("isa", X86)
+@pytest.mark.parametrize("isa", FLOAT_ISAS)
 @pytest.mark.parametrize("parts", [2, 3, 6])
 @pytest.mark.parametrize("pad", [0, 1])
 def test_runs_in_parts_give_the_same_bytes(isa: str, parts: int, pad: int) -> None:

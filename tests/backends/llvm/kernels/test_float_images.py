@@ -20,10 +20,8 @@ from qcc.ir.integer.pooling import pooled_size
 from qcc.ir.integer.resize import linear_taps
 from qcc.ir.ops import definition
 from qcc.ir.types import TensorType
-from tests.backends.llvm.kernels.buffers import ISAS, blank, bytes_of, constants
+from tests.backends.llvm.kernels.buffers import FLOAT_ISAS, blank, bytes_of, constants
 from tests.backends.llvm.native import executable_form, run
-
-X86 = [name for name in ISAS if name.startswith("x86")]
 
 
 def node_of(op: str, x: np.ndarray, **attributes: Any) -> Node:
@@ -69,7 +67,7 @@ def check_pool(pool: Pool, x: np.ndarray, isa: str, threads: int = 1, **attribut
     assert output.tobytes() == wanted.tobytes()
 
 
-@pytest.mark.parametrize("isa", X86)
+@pytest.mark.parametrize("isa", FLOAT_ISAS)
 @pytest.mark.parametrize("pool", ["max", "average"])
 @settings(deadline=None, max_examples=12)
 @given(
@@ -128,7 +126,7 @@ def test_pools_of_what_is_not_finite(pool: Pool) -> None:
     check_pool(pool, x, "x86-avx2", kernel_shape=[3, 3], pads=[1, 1, 1, 1])
 
 
-@pytest.mark.parametrize("isa", X86)
+@pytest.mark.parametrize("isa", FLOAT_ISAS)
 @pytest.mark.parametrize("pool", ["max", "average"])
 def test_the_whole_image(pool: Pool, isa: str) -> None:
     check_pool(pool, image(2, 7, 7, 65), isa, 3, kernel_shape=[7, 7])
@@ -137,7 +135,7 @@ def test_the_whole_image(pool: Pool, isa: str) -> None:
 MODES = ["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"]
 
 
-@pytest.mark.parametrize("isa", X86)
+@pytest.mark.parametrize("isa", FLOAT_ISAS)
 @pytest.mark.parametrize("mode", MODES)
 @settings(deadline=None, max_examples=6)
 @given(

@@ -18,7 +18,7 @@ from qcc.backends.llvm.kernels import float_matmul
 from qcc.backends.llvm.kernels.float_matmul import FloatMatmulKernel
 from qcc.backends.llvm.kernels.nest import View, broadcast_view, dense_view
 from qcc.errors import ConfigError
-from tests.backends.llvm.kernels.buffers import ISAS, at_page_end, blank, bytes_of
+from tests.backends.llvm.kernels.buffers import FLOAT_ISAS, ISAS, at_page_end, blank, bytes_of
 from tests.backends.llvm.native import build, executable_form, run
 
 X86 = [name for name in ISAS if name.startswith("x86")]
@@ -59,7 +59,7 @@ def test_any_sizes(isa: str, sizes: tuple[int, int, int]) -> None:
     check(random(2, rows, depth), random(2, depth, columns), isa)
 
 
-@pytest.mark.parametrize("isa", X86)
+@pytest.mark.parametrize("isa", FLOAT_ISAS)
 @pytest.mark.parametrize("columns", [16, 32, 33, 64, 65])
 def test_attention(isa: str, columns: int) -> None:
     check(random(1, 3, 40, 32), random(1, 3, 32, columns), isa, 3)
@@ -79,7 +79,7 @@ def test_leading_axes_broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> None:
     check(random(*a), random(*b))
 
 
-@pytest.mark.parametrize("isa", X86)
+@pytest.mark.parametrize("isa", FLOAT_ISAS)
 @pytest.mark.parametrize("depth", [127, 256, 300, 600])
 def test_long_sums_wait_in_the_output(isa: str, depth: int) -> None:
     with mock.patch.object(float_matmul, "PANEL_BYTES", 128 * 64):

@@ -17,7 +17,7 @@ from qcc.backends.llvm.isa import INSTRUCTION_SETS, host_instruction_set
 from qcc.backends.llvm.kernels.elementwise import FloatUnaryKernel, UnaryOp
 from qcc.backends.llvm.kernels.float_reduce import FloatReduceKernel, Reduction
 from qcc.backends.llvm.kernels.nest import dense_view
-from tests.backends.llvm.kernels.buffers import ISAS, at_page_end, blank, bytes_of
+from tests.backends.llvm.kernels.buffers import FLOAT_ISAS, ISAS, at_page_end, blank, bytes_of
 from tests.backends.llvm.native import build, executable_form, run
 
 X86 = [name for name in ISAS if name.startswith("x86")]
@@ -42,7 +42,7 @@ def test_reductions(isa: str, op: Reduction, x: np.ndarray) -> None:
     assert output.tobytes() == REDUCTIONS[op](x).tobytes()
 
 
-@pytest.mark.parametrize("isa", X86)
+@pytest.mark.parametrize("isa", FLOAT_ISAS)
 @pytest.mark.parametrize("op", UNARY)
 def test_unary(isa: str, op: UnaryOp) -> None:
     x = np.random.default_rng(0).normal(0, 30, 1003).astype(np.float32)
@@ -55,7 +55,9 @@ def test_unary(isa: str, op: UnaryOp) -> None:
         wanted = UNARY[op](x)
     found = output.view(np.float32)
     assert np.array_equal(found, wanted, equal_nan=True)
-    assert np.array_equal(np.signbit(found), np.signbit(wanted))
+    # Which NaN a root of a negative number is, x86 and AArch64 say differently.
+    numbers = ~np.isnan(wanted)
+    assert np.array_equal(np.signbit(found[numbers]), np.signbit(wanted[numbers]))
 
 
 CURVES: dict[UnaryOp, Any] = {

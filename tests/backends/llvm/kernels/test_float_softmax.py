@@ -17,7 +17,7 @@ from qcc.backends.llvm.kernels.elementwise import FloatUnaryKernel
 from qcc.backends.llvm.kernels.float_softmax import FloatSoftmaxKernel
 from qcc.backends.llvm.kernels.nest import View, dense_view
 from qcc.errors import ConfigError
-from tests.backends.llvm.kernels.buffers import ISAS, at_page_end, blank, bytes_of
+from tests.backends.llvm.kernels.buffers import FLOAT_ISAS, ISAS, at_page_end, blank, bytes_of
 from tests.backends.llvm.native import build, executable_form, run
 
 X86 = [name for name in ISAS if name.startswith("x86")]
@@ -41,7 +41,7 @@ def check_sigmoid(x: np.ndarray, isa: str) -> None:
     assert output.tobytes() == numerics.sigmoid(x).tobytes()
 
 
-@pytest.mark.parametrize("isa", X86)
+@pytest.mark.parametrize("isa", FLOAT_ISAS)
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 15, 17, 24, 31, 40, 57, 64, 100, 1000, 1001])
 def test_softmax(length: int, isa: str) -> None:
     rng = np.random.default_rng(length)
@@ -59,7 +59,7 @@ def test_any_floats(isa: str, x: np.ndarray) -> None:
     check_sigmoid(x, isa)
 
 
-@pytest.mark.parametrize("isa", X86)
+@pytest.mark.parametrize("isa", FLOAT_ISAS)
 def test_sigmoid(isa: str) -> None:
     rng = np.random.default_rng(3)
     x = rng.normal(0, 30, 1003).astype(np.float32)

@@ -7,13 +7,11 @@ import pytest
 
 from qcc.backends.llvm.kernels.integer_clip import IntegerClipKernel
 from qcc.errors import ConfigError
-from tests.backends.llvm.kernels.buffers import ISAS, blank, bytes_of
+from tests.backends.llvm.kernels.buffers import FLOAT_ISAS, blank, bytes_of
 from tests.backends.llvm.native import executable_form, run
 
-X86 = [name for name in ISAS if name.startswith("x86")]
 
-
-@pytest.mark.parametrize("isa", X86)
+@pytest.mark.parametrize("isa", FLOAT_ISAS)
 @pytest.mark.parametrize("bits", [32, 64])
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 65])
 def test_clip(count: int, bits: int, isa: str) -> None:

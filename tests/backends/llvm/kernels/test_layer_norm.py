@@ -17,7 +17,7 @@ from qcc.backends.llvm.isa import INSTRUCTION_SETS, host_instruction_set
 from qcc.backends.llvm.kernels.layer_norm import LayerNormKernel
 from qcc.backends.llvm.kernels.nest import View, dense_view
 from qcc.errors import ConfigError
-from tests.backends.llvm.kernels.buffers import ISAS, at_page_end, blank, bytes_of
+from tests.backends.llvm.kernels.buffers import FLOAT_ISAS, ISAS, at_page_end, blank, bytes_of
 from tests.backends.llvm.native import build, executable_form, run
 
 X86 = [name for name in ISAS if name.startswith("x86")]
@@ -42,7 +42,7 @@ def check(x: np.ndarray, isa: str, bias: bool = True, epsilon: float = 1e-5) -> 
     assert output.tobytes() == wanted.tobytes()
 
 
-@pytest.mark.parametrize("isa", X86)
+@pytest.mark.parametrize("isa", FLOAT_ISAS)
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 15, 16, 17, 24, 31, 384, 1001])
 def test_layer_norm(length: int, isa: str) -> None:
     rng = np.random.default_rng(length)

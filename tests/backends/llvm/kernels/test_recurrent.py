@@ -18,7 +18,14 @@ from qcc.backends.llvm.kernels import recurrent_plan
 from qcc.backends.llvm.kernels.recurrent import RecurrentKernel
 from qcc.errors import ConfigError
 from qcc.ref.recurrent import Recurrence, gru, lstm
-from tests.backends.llvm.kernels.buffers import ISAS, at_page_end, blank, bytes_of, constants
+from tests.backends.llvm.kernels.buffers import (
+    FLOAT_ISAS,
+    ISAS,
+    at_page_end,
+    blank,
+    bytes_of,
+    constants,
+)
 from tests.backends.llvm.native import build, executable_form, run
 
 Floats = NDArray[np.float32]
@@ -75,7 +82,7 @@ def whole(sizes: Recurrence) -> RecurrentKernel:
     return RecurrentKernel(sizes, STATES[sizes.kind], ALL[sizes.kind])
 
 
-@pytest.mark.parametrize("isa", X86)
+@pytest.mark.parametrize("isa", FLOAT_ISAS)
 @pytest.mark.parametrize(("kind", "reset_after"), KINDS)
 @pytest.mark.parametrize("hidden", [1, 8, 17, 64])
 def test_units(hidden: int, kind: str, reset_after: bool, isa: str) -> None:

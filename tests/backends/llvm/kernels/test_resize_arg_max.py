@@ -19,7 +19,14 @@ from qcc.ir.integer.resize import linear_taps
 from qcc.ir.ops import definition
 from qcc.ir.types import TensorType
 from qcc.ref.arg_max import arg_max
-from tests.backends.llvm.kernels.buffers import ISAS, at_page_end, blank, bytes_of, constants
+from tests.backends.llvm.kernels.buffers import (
+    FLOAT_ISAS,
+    ISAS,
+    at_page_end,
+    blank,
+    bytes_of,
+    constants,
+)
 from tests.backends.llvm.native import build, executable_form, run
 
 X86 = [name for name in ISAS if name.startswith("x86")]
@@ -62,7 +69,7 @@ def check(x: np.ndarray, rows: int, columns: int, isa: str, last: bool = False) 
     assert output.tobytes() == wanted.tobytes()
 
 
-@pytest.mark.parametrize("isa", X86)
+@pytest.mark.parametrize("isa", FLOAT_ISAS)
 @pytest.mark.parametrize("channels", [1, 7, 8, 9, 21, 33, 64])
 def test_channels(channels: int, isa: str) -> None:
     rng = np.random.default_rng(channels)

@@ -23,9 +23,9 @@ from qcc.backends.llvm.kernels.reduce import ReduceMeanKernel
 from qcc.backends.llvm.kernels.resize import ResizeLinearKernel
 from qcc.backends.llvm.kernels.softmax import SoftmaxKernel
 from qcc.backends.llvm.kernels.window import Window
-from tests.backends.llvm.arm import require_emulator, run_in_emulator
 from tests.backends.llvm.kernels.buffers import blank, bytes_of, constants, layout_of
 from tests.backends.llvm.native import build, executable_form, run
+from tests.emulation.programs import require_emulator
 
 ARM, AVX2 = INSTRUCTION_SETS["arm-dotprod"], INSTRUCTION_SETS["x86-avx2"]
 IMAGE = layout_of((1, 20, 9, 11))
@@ -107,19 +107,17 @@ def inputs(kernel: Kernel, packed: Mapping[str, Any]) -> dict[str, Any]:
     return {name: bytes_of(np.roll(floats if real else stored, i)) for i, name in enumerate(names)}
 
 
+@pytest.mark.parametrize("name", ["arm-neon", "arm-dotprod"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_arm_gives_the_bytes_of_x86(case: tuple[Kernel, Mapping[str, Any], int]) -> None:
+def test_arm_gives_the_bytes_of_x86(case: tuple[Kernel, Mapping[str, Any], int], name: str) -> None:
     require_emulator()
     kernel, arguments, size = case
     results = []
-    for isa in (executable_form("x86-avx2"), ARM):
+    for isa in (executable_form("x86-avx2"), INSTRUCTION_SETS[name]):
         packed = constants(kernel.pack(isa, **arguments))
         output = blank(size)
         operands = {**inputs(kernel, packed), **packed, kernel.operands[-1]: output}
-        if isa is ARM:
-            run_in_emulator(kernel, isa, operands, 2)
-        else:
-            run(kernel, isa, operands, 2)
+        run(kernel, isa, operands, 2)
         results.append(output)
     np.testing.assert_array_equal(results[1], results[0])
 
