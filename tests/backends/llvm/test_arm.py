@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from qcc.backends.llvm.isa import INSTRUCTION_SETS, InstructionSet
-from tests.backends.llvm.arm import require_emulator, run_in_emulator
 from tests.backends.llvm.conv_case import ConvCase, check_conv
 from tests.backends.llvm.native import build
+from tests.emulation.kernels import run_in_emulator
+from tests.emulation.programs import require_emulator
 
 ROWS = [row for row in INSTRUCTION_SETS.values() if row.architecture == "aarch64"]
 
