@@ -75,7 +75,7 @@ _COSTS: dict[tuple[Inner, int], _InnerCost] = {
     ("dot", 32): _InnerCost(0.5, 0.15, 0.3, 0.5, 1),
     ("dot", 16): _InnerCost(0.5, 0.15, 0.15, 0.1, 4, 1, 0),
     ("long", 16): _InnerCost(2.2, 1.2, 0.3, 0.1, 12, 3, 0),
-    ("matrix", 16): _InnerCost(0.25, 0.13, 0.1, 0.1, 6, 1, 0, pairs_rows=True),
+    ("matrix", 16): _InnerCost(0.25, 0.13, 0.1, 0.1, 0, 2, 0, pairs_rows=True),
 }
 
 _TILES: tuple[tuple[int, int], ...] = tuple(

@@ -36,11 +36,12 @@ _OCTETS = vector(I8, 16)
 class _Step:
     """Products of all rows with the weights of ``count`` vectors, from ``vector`` on.
 
-    ``group`` numbers what is picked of the loaded activations; ``offset`` is where the weights lie
-    in a turn.
+    ``group`` numbers what is picked of the loaded activations, ``opens`` says that no step before
+    did so; ``offset`` is where the weights lie in a turn.
     """
 
     group: int
+    opens: bool
     vector: int
     count: int
     offset: int
@@ -89,7 +90,7 @@ class VectorProducts:
                 coming = self._load_weights(following or steps[0], after)
                 self._fence(sums, [*finished, *self._touched(step)])
                 finished = self._touched(step)
-                if step.vector == 0:
+                if step.opens:
                     picked = self._picked(step, activations)
                 for rows in self._rows_together:
                     touched = self._multiply(step, rows[0], picked, weights, sums)
@@ -116,7 +117,7 @@ class VectorProducts:
             weights = self._load_weights(step, panel)
             self._fence(sums, [*finished, *self._touched(step)])
             finished = self._touched(step)
-            if step.vector == 0:
+            if step.opens:
                 picked = self._picked(step, activations)
             for rows in self._rows_together:
                 self._multiply(step, rows[0], picked, weights, sums)
@@ -128,16 +129,22 @@ class VectorProducts:
         return [range(r, min(r + size, count)) for r in range(0, count, size)]
 
     def _steps(self, quads: int) -> list[_Step]:
-        """The steps of ``quads`` groups of four: a few vectors of weights each."""
+        """The steps of ``quads`` groups of four: a few vectors of weights each.
+
+        Every other one first: LLVM makes one instruction of two loads that lie side by side, which
+        cores that issue in order take long for.
+        """
         size = 2 if self.matrix else 1
         together = self._together
         steps = []
         for group in range(quads // size):
             for part in range(self.panels.parts):
                 base = (group * self.panels.parts + part) * self.vectors
-                for v in range(0, self.vectors, together):
+                firsts = list(range(0, self.vectors, together))
+                for v in [*firsts[1::2], *firsts[::2]]:
+                    opens = not steps or steps[-1].group != group
                     count = min(together, self.vectors - v)
-                    steps.append(_Step(group, v, count, (base + v) * size * TURN_BYTES))
+                    steps.append(_Step(group, opens, v, count, (base + v) * size * TURN_BYTES))
         return steps
 
     @property
