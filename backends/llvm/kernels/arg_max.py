@@ -126,7 +126,9 @@ class Search:
 
     def _folded(self, value: Value, first_wins: Callable[[Value, Value], Value]) -> Value:
         k = self.k
-        while value.type.count > 1:
+        while value.type.count > 2:
             a, b = k.halves(value)
             value = k.ir.select(first_wins(a, b), a, b)
-        return k.ir.extract_element(value, constant(I32, 0))
+        # Vectors of one element are no types of AArch64: the last two are compared as scalars.
+        last = [k.ir.extract_element(value, constant(I32, i)) for i in range(value.type.count)]
+        return last[0] if len(last) == 1 else k.ir.select(first_wins(*last), *last)

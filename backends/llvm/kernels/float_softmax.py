@@ -32,6 +32,7 @@ from qcc.backends.llvm.kernels.exponential import (
 from qcc.backends.llvm.kernels.lanes import load_floats, store_floats
 from qcc.backends.llvm.kernels.nest import View
 from qcc.backends.llvm.kernels.rows import RowWriter, check_rows, each_row
+from qcc.numerics import SUM_LANES
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class FloatSoftmaxKernel(WithoutConstants):
     def emit(self, module: Any, isa: InstructionSet, symbol: str) -> Any:
         """Add the kernel's function to ``module``."""
         k = LoopBuilder(declare_kernel(module, symbol, self.operands))
-        row = _Softmax(k, isa, self.sizes[-1], blocks=chains(isa))
+        blocks = max(1, chains(isa) * isa.lanes // max(isa.lanes, SUM_LANES))
+        row = _Softmax(k, isa, self.sizes[-1], blocks)
         each_row(k, self.sizes, (self.source, self.target), row.write)
         return k.finish()
 
