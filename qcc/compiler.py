@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qcc.errors import ConfigError, ModelError
 from qcc.ir.core import Array, Graph
-from qcc.outputs import check_form, check_output, write_output
+from qcc.outputs import check_form, check_output, output_notes, write_output, written_bytes
 from qcc.quant.report import CompileReport
 
 if TYPE_CHECKING:
@@ -320,7 +320,8 @@ def compile_file(
         progress=progress,
     )
     write_output(compiled, output, weights_file)
-    return compiled.report.with_(output_bytes=output.stat().st_size)
+    notes = (*compiled.report.notes, *output_notes(compiled, output))
+    return compiled.report.with_(output_bytes=written_bytes(output, weights_file), notes=notes)
 
 
 def _read_mapping(path: Path) -> QConfigMapping:

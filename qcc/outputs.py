@@ -62,7 +62,10 @@ def check_form(path: Path, target: str, exports: bool, weights_file: bool = Fals
 
 
 def write_output(compiled: Any, path: Path, weights_file: bool = False) -> None:
-    """Write an Executable or ExportedModel in the form that the ending asks for (atomically)."""
+    """Write an Executable or ExportedModel in the form that the ending asks for (atomically).
+
+    Raises OutputError where that cannot be written, ConfigError where the model has no such form.
+    """
     from qcc.runtime.object_files import OBJECT_SUFFIXES
 
     if path.suffix in OBJECT_SUFFIXES:
@@ -72,6 +75,25 @@ def write_output(compiled: Any, path: Path, weights_file: bool = False) -> None:
     else:
         with atomic_file(path) as file:
             file.write(_text(compiled, path.suffix).encode())
+
+
+def written_bytes(path: Path, weights_file: bool = False) -> int:
+    """Size of what :func:`write_output` has written: the model, and its weights where they are."""
+    from qcc.runtime.object_files import ObjectFiles
+
+    own = path.stat().st_size
+    return own + ObjectFiles.at(path).weights.stat().st_size if weights_file else own
+
+
+def output_notes(compiled: Any, path: Path) -> tuple[str, ...]:
+    """Sentences about the form: the shapes that an object is compiled for, where they were free."""
+    from qcc.runtime.object_files import OBJECT_SUFFIXES, object_model
+
+    if path.suffix not in OBJECT_SUFFIXES or not compiled.has_free_dimensions:
+        return ()
+    inputs = object_model(compiled).inputs
+    shapes = ", ".join(f"{spec.name} {list(spec.shape or ())}" for spec in inputs)
+    return (f"object code has fixed shapes, those of the first sample: {shapes}",)
 
 
 def _text(compiled: Any, suffix: str) -> str:

@@ -30,6 +30,10 @@ from qcc.ir.core import Value
 from qcc.runtime.executable import Executable
 from qcc.runtime.linking import find_linker
 
+_NOTHING_QUANTIZED = (
+    "as nothing of the model is quantized, --precision float32 may compile them, too"
+)
+
 OBJECT_SUFFIXES = (".o", ".so", ".a")
 """Endings of files with a C interface."""
 
@@ -139,7 +143,12 @@ def object_model(executable: Executable) -> CompiledModel:
             "sample inputs of the shapes that will come, or write a .qcc, which is compiled for "
             "the shapes that it meets"
         )
-    refuse_regions(models[0], {node.name: node.reason for node in executable.report.nodes})
+    rows = executable.report.nodes
+    reasons = {row.name: row.reason for row in rows}
+    if executable.floats or any(row.is_int8 for row in rows):
+        refuse_regions(models[0], reasons)
+    else:
+        refuse_regions(models[0], reasons, _NOTHING_QUANTIZED)
     return models[0]
 
 

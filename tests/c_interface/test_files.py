@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from qcc.cli.main import run
 from qcc.compiler import compile_file
 from qcc.errors import ConfigError, OutputError
 from qcc.runtime.build import codegen
-from tests.c_interface.building import STRICT, Machine
+from qcc.runtime.executable import Executable
+from tests.c_interface.building import STRICT, Driving, Machine, build_driver, drive
 from tests.c_interface.models import CModel, several, small_cnn
 from tests.passes.float_models import Net
 from tests.runtime.models import net_with_free_batch, net_with_region, small_net
@@ -81,6 +83,18 @@ def test_nodes_that_need_onnxruntime_are_listed_with_their_reasons(here: Path) -
     assert not names(here)
 
 
+def test_a_model_of_which_nothing_is_quantized_is_advised_to_stay_float(here: Path) -> None:
+    net = Net(0)
+    y = net.op("Add", net.input("x", 2, 3), net.normal(2, 3))
+    feeds = [{"x": np.ones((2, 3), np.float32)}]
+    made = qcc.compile(net.model(y).SerializeToString(), feeds)
+    with pytest.raises(ConfigError, match="--precision float32 may compile them"):
+        made.save("net.o")
+    made = qcc.compile(net.model(y).SerializeToString(), precision="float32")
+    made.save("net.o")
+    assert "net.o" in names(here)
+
+
 def test_code_for_several_instruction_sets_is_no_object(here: Path) -> None:
     graph, _ = small_net()
     with pytest.raises(ConfigError, match="one instruction set, not for x86-avxvnni, x86-avx2"):
@@ -112,6 +126,56 @@ def test_a_model_whose_shapes_are_free_is_compiled_for_those_of_the_samples(here
         codegen(graph).save("net.o")
     codegen(graph, shapes={"x": feeds["x"].shape}).save("net.o")
     assert "#define NET_INPUT_0_DIMS {2, 3, 4, 4}" in (here / "net.h").read_text()
+
+
+def test_the_command_line_says_which_shapes_it_took(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = Path(__file__).parents[2] / "examples" / "digits"
+    words = ["compile", str(digits / "digits.onnx"), "--calib", str(digits / "calib.npz")]
+    assert run([*words, "--samples", "8", "-o", "digits.o", "--weights-file", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (
+        "object code has fixed shapes, those of the first sample: x [1, 1, 8, 8]"
+        in (report["notes"])
+    )
+    sizes = [(here / name).stat().st_size for name in ("digits.o", "digits.weights")]
+    assert report["output_bytes"] == sum(sizes)
+
+
+@pytest.mark.parametrize(("dtype", "element"), [("uint8", 2), ("int8", 3)])
+def test_integer_inputs_and_outputs_come_with_their_numbers(
+    dtype: str, element: int, here: Path
+) -> None:
+    proto = onnx.parser.parse_model(_INTEGERS.replace("DTYPE", dtype))
+    made = qcc.compile(proto.SerializeToString())
+    assert isinstance(made, Executable)
+    made.save("model.o")
+    text = (here / "model.h").read_text()
+    assert "#define MODEL_INPUT_0_SCALE 0.5\n#define MODEL_INPUT_0_ZERO_POINT 3\n" in text
+    assert "#define MODEL_OUTPUT_0_SCALE 0.25\n#define MODEL_OUTPUT_0_ZERO_POINT 7\n" in text
+    assert f"MODEL_{dtype.upper()} = {element}" in text
+    build_driver(HOST, here)
+    feeds = {"x": np.arange(15, dtype=dtype).reshape(3, 5)}
+    for side in ("begin", "end"):
+        drive(HOST, made, feeds, made.run(feeds), here, Driving(side, 0xFF, threads=2))
+
+
+_INTEGERS = """<ir_version: 10, opset_import: ["" : 21]>
+g (DTYPE[3, 5] x) => (DTYPE[3, 5] y)
+<float sx = {0.5}, DTYPE zx = {3}, float sy = {0.25}, DTYPE zy = {7}>
+{
+    a = DequantizeLinear(x, sx, zx)
+    b = Relu(a)
+    y = QuantizeLinear(b, sy, zy)
+}"""
+
+
+def test_emulated_code_is_no_object(here: Path) -> None:
+    graph, _ = small_net()
+    with pytest.raises(ConfigError, match="emulated code for arm-neon only runs here"):
+        codegen(graph, "arm-neon", emulate=True).save("net.o")
+    assert not names(here)
 
 
 def test_symbols_are_named_by_the_file() -> None:

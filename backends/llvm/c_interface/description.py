@@ -155,6 +155,8 @@ def describe(
     )
 
 
+_AS_ARTIFACT = "a .qcc can"
+
 _MOST_EMBEDDED = 1 << 30
 """Bytes of weights that addresses of the small code model surely reach."""
 
@@ -177,10 +179,13 @@ def _check(model: CompiledModel, separate_weights: bool) -> None:
         )
 
 
-def refuse_regions(model: CompiledModel, reasons: Mapping[str, str] | None = None) -> None:
+def refuse_regions(
+    model: CompiledModel, reasons: Mapping[str, str] | None = None, advice: str = _AS_ARTIFACT
+) -> None:
     """Raise ConfigError with the nodes that run in onnxruntime, and why, if there are any.
 
-    ``reasons`` gives a node's own sentence by its name, where it is known.
+    ``reasons`` gives a node's own sentence by its name, where it is known; ``advice`` says what
+    could be done.
     """
     nodes: dict[str, list[str]] = {}
     for step in model.steps:
@@ -191,8 +196,7 @@ def refuse_regions(model: CompiledModel, reasons: Mapping[str, str] | None = Non
     if nodes:
         listed = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in nodes.items())
         raise ConfigError(
-            "object code cannot call onnxruntime, which these nodes need, so write a .qcc instead: "
-            f"{listed}"
+            f"object code cannot call onnxruntime, which these nodes need ({advice}): {listed}"
         )
 
 
