@@ -208,12 +208,15 @@ def conv_kernel(
     residual: ActivationLayout | None = None,
     residual_multiplier: float = 0.0,
     table: bool = False,
+    shifted: bool = True,
+    clamped: bool = True,
     least_weight: int = -128,
 ) -> ConvKernel:
     """The specification for real constants: it reads what may be assumed of weights and numbers.
 
     ``weight`` int ``[O, C/groups, kh, kw]``; ``bias`` int32 and ``multiplier`` float32 ``[O]``;
-    ``least_weight`` that of the instruction set.
+    ``shifted`` and ``clamped`` as in :class:`Epilogue`; ``least_weight`` is that of the
+    instruction set.
 
     Raises :class:`ConfigError` when an accumulator can leave int32 (contract 2).
     """
@@ -227,6 +230,8 @@ def conv_kernel(
         residual=residual,
         residual_multiplier=residual_multiplier,
         table=table,
+        shifted=shifted,
+        clamped=clamped,
     )
     kernel = ConvKernel(
         input=source,

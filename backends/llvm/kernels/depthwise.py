@@ -133,11 +133,14 @@ def depthwise_kernel(
     residual: ActivationLayout | None = None,
     residual_multiplier: float = 0.0,
     table: bool = False,
+    shifted: bool = True,
+    clamped: bool = True,
     least_weight: int = -128,
 ) -> DepthwiseKernel:
     """The specification for real constants: ``weight`` int ``[C, 1, kh, kw]``.
 
-    ``least_weight`` is that of the instruction set.
+    ``shifted`` and ``clamped`` as in :class:`Epilogue`; ``least_weight`` is that of the
+    instruction set.
 
     Raises :class:`ConfigError` when an accumulator can leave int32 (contract 2).
     """
@@ -151,6 +154,8 @@ def depthwise_kernel(
         residual=residual,
         residual_multiplier=residual_multiplier,
         table=table,
+        shifted=shifted,
+        clamped=clamped,
     )
     return DepthwiseKernel(
         input=source,

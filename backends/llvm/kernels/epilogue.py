@@ -46,12 +46,15 @@ class Epilogue:
     stores the accumulator.  ``residual``: layout of a second uint8 input that is added before
     rounding.  ``table``: the clamped byte goes through a 256-entry table.  ``clamp_float``: the
     product can pass +-2^30, so it is clamped before it is converted (:func:`needs_float_clamp`).
+    ``shifted``: the output zero point is not 0; ``clamped``: bounds are narrower than [0, 255].
     """
 
     form: Form = "uint8"
     residual: ActivationLayout | None = None
     table: bool = False
     clamp_float: bool = False
+    shifted: bool = True
+    clamped: bool = True
 
     def __post_init__(self) -> None:
         if self.form != "uint8" and (self.residual is not None or self.table):
@@ -133,7 +136,14 @@ class ParameterBlock:
         residual_multiplier: float,
         table: Any,
     ) -> NDArray[np.uint8]:
-        """The bytes; ``bias`` and ``multiplier`` already stand in lane order."""
+        """The bytes; ``bias`` and ``multiplier`` already stand in lane order.
+
+        Raises :class:`ConfigError` for constants that the epilogue says there are not.
+        """
+        if output_zero_point and not self.epilogue.shifted:
+            raise ConfigError(f"This epilogue adds no zero point; {output_zero_point} was given.")
+        if (low, high) != (0, 255) and not self.epilogue.clamped:
+            raise ConfigError(f"This epilogue clamps to [0, 255] only, not to [{low}, {high}].")
         size = self.isa.vector_bytes
         parts: list[NDArray[Any]] = [
             bias.astype(np.int32),
@@ -256,16 +266,16 @@ class EpilogueWriter:
         """One to four int32 vectors (zero point not yet added) to clamped, looked-up bytes."""
         k, isa = self.k, self.isa
         padded = [words[min(i, len(words) - 1)] for i in range(4)]
-        zero_point = self._scalar(0, I16, 16)
         halves = [
-            primitives.add_saturating_int16(
-                k, primitives.call(k, isa, "pack_to_int16", padded[i], padded[i + 1]), zero_point
-            )
-            for i in (0, 2)
+            primitives.call(k, isa, "pack_to_int16", padded[i], padded[i + 1]) for i in (0, 2)
         ]
+        if self.epilogue.shifted:
+            zero_point = self._scalar(0, I16, 16)
+            halves = [primitives.add_saturating_int16(k, half, zero_point) for half in halves]
         octets = primitives.call(k, isa, "pack_to_uint8", *halves)
-        octets = primitives.integer_minmax(k, "umax", octets, self._scalar(1, I8, 8))
-        octets = primitives.integer_minmax(k, "umin", octets, self._scalar(2, I8, 8))
+        if self.epilogue.clamped:
+            octets = primitives.integer_minmax(k, "umax", octets, self._scalar(1, I8, 8))
+            octets = primitives.integer_minmax(k, "umin", octets, self._scalar(2, I8, 8))
         if not self.epilogue.table:
             return octets
         table = k.at(self.parameters, self.block.scalar_offset(5))

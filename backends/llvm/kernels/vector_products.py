@@ -136,7 +136,7 @@ class VectorProducts:
         """
         size = 2 if self.matrix else 1
         together = self._together
-        steps = []
+        steps: list[_Step] = []
         for group in range(quads // size):
             for part in range(self.panels.parts):
                 base = (group * self.panels.parts + part) * self.vectors

@@ -50,6 +50,8 @@ def epilogue_for(
     residual: ActivationLayout | None,
     residual_multiplier: float,
     table: bool,
+    shifted: bool,
+    clamped: bool,
 ) -> Epilogue:
     """The epilogue for real constants: it clamps in float only where accumulators can need it.
 
@@ -62,4 +64,6 @@ def epilogue_for(
             "The accumulators of a convolution can pass 2^31; keep this operator in float."
         )
     clamp = form == "uint8" and needs_float_clamp(bound, multiplier, residual_multiplier)
-    return Epilogue(form, residual, table, clamp)
+    if form != "uint8":
+        return Epilogue(form, residual, table, clamp)
+    return Epilogue(form, residual, table, clamp, shifted, clamped)

@@ -169,6 +169,8 @@ def _kernel(
         input_zero_point=zero,
         bias=linear.bias,
         window=linear.window,
+        shifted=constants.get("output_zero_point", 0) != 0,
+        clamped=(constants.get("low", 0), constants.get("high", 255)) != (0, 255),
         least_weight=planner.isa.least_weight,
         **options,
     )

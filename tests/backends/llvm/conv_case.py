@@ -130,6 +130,8 @@ def check_conv(
         "residual": residual_layout if case.residual else None,
         "residual_multiplier": residual_multiplier,
         "table": case.table,
+        "shifted": case.output_zero_point != 0,
+        "clamped": (case.low, case.high) != (0, 255),
         "least_weight": isa.least_weight,
     }
     kernel: ConvKernel | DepthwiseKernel | WinogradKernel
