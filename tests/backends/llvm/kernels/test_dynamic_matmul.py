@@ -7,12 +7,13 @@ import pytest
 from numpy.typing import NDArray
 
 from qcc import numerics
+from qcc.backends.llvm.isa import INSTRUCTION_SETS
 from qcc.backends.llvm.kernels.dynamic_matmul import MAX_DEPTH, DynamicMatmulKernel
 from qcc.backends.llvm.kernels.epilogue import Epilogue, Form
 from qcc.backends.llvm.kernels.nest import View
 from qcc.errors import ConfigError
 from tests.backends.llvm.kernels.buffers import ISAS
-from tests.backends.llvm.native import aligned, executable_form, run
+from tests.backends.llvm.native import aligned, build, executable_form, run
 
 SHAPES = [(1, 1, 1, 1), (2, 3, 7, 5), (1, 9, 32, 33), (3, 16, 64, 64), (2, 17, 31, 70)]
 NUMBERS = {"a_zero_point": 131, "b_zero_point": 90, "output_zero_point": 77, "low": 3, "high": 240}
@@ -89,3 +90,15 @@ def test_too_deep_products_are_refused() -> None:
     a, b, y = (View(0, (stride, 1)) for stride in (deep, 4, 4))
     with pytest.raises(ConfigError, match="keep it in float"):
         DynamicMatmulKernel((), 1, deep, 4, a, b, y)
+
+
+@pytest.mark.parametrize(
+    ("row", "instruction"), [("arm-neon", "smlal2"), ("arm-dotprod", "sdot"), ("arm-i8mm", "sdot")]
+)
+def test_aarch64_multiplies_elements_of_rows(row: str, instruction: str) -> None:
+    kernel = DynamicMatmulKernel((), 8, 32, 16, *(View(0, (s, 1)) for s in (32, 16, 16)))
+    lines = build(kernel, INSTRUCTION_SETS[row]).assembly.splitlines()
+    products = [line for line in lines if f"\t{instruction}\t" in line]
+    # By an element (``v0.4b[1]``, ``v0.h[1]``): nothing is spread over a register first.
+    assert sum(line.endswith("]") for line in products) >= 16
+    assert not any("\tmul\tv" in line for line in lines)
