@@ -24,6 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from qcc.backends.llvm.isa import INSTRUCTION_SETS, InstructionSet
 from qcc.backends.registry import backend_config
 from qcc.ir.core import Graph
+from qcc.onnxio import read_onnx
+from qcc.pipeline import keep_float
 from qcc.quant.backend_config import BackendConfig, BackendPatternConfig
 from tests.conformance.claims import prepared_claim
 from tests.conformance.prepared import Prepared
@@ -41,20 +43,25 @@ COLUMNS = f"{'model':44} {'isa':12} {'outputs':>7} {'elements':>10} {'differing'
 
 
 def check(
-    name: str, graph: Graph, feeds: Sequence[Feeds], rows: Sequence[InstructionSet], threads: int
+    name: str,
+    graph: Graph,
+    feeds: Sequence[Feeds],
+    rows: Sequence[InstructionSet],
+    threads: int,
+    floats: bool,
 ) -> bool:
     """Print a line a row; whether all bytes are right.  A graph with regions counts as right."""
-    reasons = region_reasons(graph, feeds[0])
+    reasons = region_reasons(graph, feeds[0], floats=floats)
     if reasons:
         print(f"{name:44} not native: {'; '.join(reasons)}", flush=True)
         return True
     right = True
-    expected = expectations(graph, feeds)
+    expected = expectations(graph, feeds, floats=floats)
     for row in rows:
         start = time.monotonic()
         print(f"{name:44} {row.name:12} ", end="", flush=True)
         try:
-            found = compare_emulated(graph, row, expected, threads)
+            found = compare_emulated(graph, row, expected, threads, floats=floats)
         except AssertionError as error:
             print(error, flush=True)
             right = False
@@ -69,10 +76,11 @@ def check(
 def check_model(name: str, rows: Sequence[InstructionSet], arguments: argparse.Namespace) -> bool:
     """A zoo model, quantized with its first feeds."""
     model = sample(name, arguments.batches)
-    graph = model.numbered("arm")
+    floats = arguments.float32
+    graph = keep_float(read_onnx(model.path)) if floats else model.numbered("arm")
     if arguments.every_value:
         graph = with_stored_outputs(graph)
-    return check(name, graph, model.feeds[: arguments.compared], rows, arguments.threads)
+    return check(name, graph, model.feeds[: arguments.compared], rows, arguments.threads, floats)
 
 
 def check_graphs(
@@ -140,6 +148,7 @@ def main() -> int:
     parser.add_argument("--compared", type=int, default=1, help="feeds that are compared")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--every-value", action="store_true", help="compare inner values too")
+    parser.add_argument("--float32", action="store_true", help="check float32 code instead")
     parser.add_argument("--patterns", action="store_true", help="check pattern entries instead")
     parser.add_argument("--networks", type=int, metavar="N", help="check random networks instead")
     arguments = parser.parse_args()

@@ -74,11 +74,14 @@ def compare_native(
     return NativeComparison(len(graph.outputs), elements, differing, regions)
 
 
-def compiled_program(graph: Graph, isa: InstructionSet, feed: Feeds) -> NativeProgram:
+def compiled_program(
+    graph: Graph, isa: InstructionSet, feed: Feeds, *, floats: bool = False
+) -> NativeProgram:
     """What ``codegen`` compiles for the shapes (and values that choose branches) of ``feed``."""
     program = steered_program(graph, isa, feed) if values_of(graph, feed) else None
     shapes = {value.name: feed[value.name].shape for value in graph.inputs}
-    return program or compile_numbered(graph, isa, backend_of(isa).patterns, shapes)
+    patterns = backend_of(isa).patterns
+    return program or compile_numbered(graph, isa, patterns, shapes, floats=floats)
 
 
 def _compiled(

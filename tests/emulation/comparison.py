@@ -38,13 +38,16 @@ class EmulatedComparison:
     differing_from_host: int
 
 
-def region_reasons(graph: Graph, feed: Feeds) -> list[str]:
-    """Why parts of a NUMBERED graph run in onnxruntime; empty where all of it is native."""
-    model = compiled_program(graph, host_instruction_set(), feed).model
+def region_reasons(graph: Graph, feed: Feeds, *, floats: bool = False) -> list[str]:
+    """Why parts of a NUMBERED graph run in onnxruntime; empty where all of it is native.
+
+    ``floats`` as :func:`compile_numbered` has it, here and below.
+    """
+    model = compiled_program(graph, host_instruction_set(), feed, floats=floats).model
     return [f"{step.label}: {step.reason}" for step in model.steps if isinstance(step, RegionStep)]
 
 
-def expectations(graph: Graph, feeds: Sequence[Feeds]) -> list[Expected]:
+def expectations(graph: Graph, feeds: Sequence[Feeds], *, floats: bool = False) -> list[Expected]:
     """What a native NUMBERED graph has to give for ``feeds``, grouped by the program they need."""
     groups: dict[object, Expected] = {}
     programs = {}
@@ -53,7 +56,7 @@ def expectations(graph: Graph, feeds: Sequence[Feeds]) -> list[Expected]:
         key = shapes, values_of(graph, feed)
         if key not in groups:
             groups[key] = Expected()
-            programs[key] = compiled_program(graph, host_instruction_set(), feed)
+            programs[key] = compiled_program(graph, host_instruction_set(), feed, floats=floats)
         group, program = groups[key], programs[key]
         found = Program(program.model).run(_inputs(program.model, feed))
         group.feeds.append(feed)
@@ -68,9 +71,13 @@ def compare_emulated(
     expected: Sequence[Expected],
     threads: int = 1,
     seconds: float | None = None,
+    *,
+    floats: bool = False,
 ) -> EmulatedComparison:
     """Compile ``graph`` for ``isa``, run all feeds under qemu (in ``seconds``) and compare."""
-    models = [compiled_program(graph, isa, group.feeds[0]).model for group in expected]
+    models = [
+        compiled_program(graph, isa, group.feeds[0], floats=floats).model for group in expected
+    ]
     runs = [
         Run(model, [_inputs(model, feed) for feed in group.feeds], threads)
         for model, group in zip(models, expected, strict=True)
