@@ -12,6 +12,7 @@ from qcc.backends.llvm import primitives
 from qcc.backends.llvm.builder import (
     I8,
     I16,
+    I32,
     Index,
     LoopBuilder,
     Value,
@@ -39,6 +40,18 @@ class _Block:
     image: Index
     block: Index
     writable: int
+
+
+def _unflattened(values: Sequence[Value], shape: Sequence[int]) -> list[list[list[Value]]]:
+    """Columns of groups of vectors, ``shape`` vectors in the groups of each."""
+    columns, rest = [], list(values)
+    while rest:
+        column = []
+        for size in shape:
+            column.append(rest[:size])
+            rest = rest[size:]
+        columns.append(column)
+    return columns
 
 
 class DepthwiseWriter:
@@ -96,6 +109,9 @@ class DepthwiseWriter:
     def _row(self, place: _Block, y: Index, rows: int) -> None:
         """``rows`` output rows from ``y`` on."""
         k = self.k
+        if self.cut.keeps_columns(rows):
+            self._row_of_columns(place, y, rows)
+            return
         tiles, width, wider = split_rows(self.kernel.output.width, self.cut.tile[1])
         for first, last, pixels in ((0, wider, width + 1), (wider, tiles, width)):
 
@@ -107,35 +123,97 @@ class DepthwiseWriter:
 
     def _tile(self, place: _Block, y: Index, x: Index, rows: int, pixels: int) -> None:
         """``rows x pixels`` output pixels of one block of channels."""
-        k, kernel, cut = self.k, self.kernel, self.cut
-        layout, window = kernel.input, kernel.window
-        offset = k.add(
-            k.mul(place.image, layout.image_bytes), k.mul(y, window.strides[0] * layout.row_bytes)
-        )
-        column = k.mul(x, window.strides[1] * layout.channel_stride)
-        channel = k.mul(place.block, cut.channels)
-        origin = k.add(k.add(offset, window.origin(layout)), k.add(column, channel))
-        source = k.at(k.operand("input"), origin)
-        weights = k.at(k.operand("weight"), k.mul(place.block, cut.block_bytes))
-        first_vector = k.mul(place.block, cut.vectors)
-        natural = kernel.epilogue.form == "uint8"
-        bias = self.epilogue.bias(first_vector, cut.vectors)
-        # Other forms have parameters in memory order of channels: their bias is added at the end.
-        start = bias if natural else [constant(value.type, 0) for value in bias]
-        if cut.by_taps:
+        source, weights = self._source(place, y, x), self._weights(place)
+        start = self._start(place)
+        if self.cut.by_taps:
             flat = self._by_taps(source, weights, [[start] * pixels] * rows)
         elif pixels == 1 and self.isa.dot == "vpmaddwd":
             flat = self._looped(source, weights, [start] * rows)
         else:
             flat = self._unrolled(source, weights, [[start] * pixels] * rows)
-        if not natural:
+        self._finish(place, y, x, rows, flat)
+
+    def _source(self, place: _Block, y: Index, x: Index) -> Value:
+        """Where the window of the output pixel ``(y, x)`` begins."""
+        k, layout, window = self.k, self.kernel.input, self.kernel.window
+        offset = k.add(
+            k.mul(place.image, layout.image_bytes), k.mul(y, window.strides[0] * layout.row_bytes)
+        )
+        column = k.mul(x, window.strides[1] * layout.channel_stride)
+        channel = k.mul(place.block, self.cut.channels)
+        origin = k.add(k.add(offset, window.origin(layout)), k.add(column, channel))
+        return k.at(k.operand("input"), origin)
+
+    def _weights(self, place: _Block) -> Value:
+        k = self.k
+        return k.at(k.operand("weight"), k.mul(place.block, self.cut.block_bytes))
+
+    def _bias(self, place: _Block) -> list[Value]:
+        return self.epilogue.bias(self.k.mul(place.block, self.cut.vectors), self.cut.vectors)
+
+    def _start(self, place: _Block) -> list[Value]:
+        """What the accumulators of a pixel begin with."""
+        if self.kernel.epilogue.form == "uint8":
+            return self._bias(place)
+        # Other forms have parameters in memory order of channels: their bias is added at the end.
+        return [constant(vector(I32, self.isa.lanes), 0)] * self.cut.vectors
+
+    def _finish(
+        self, place: _Block, y: Index, x: Index, rows: int, flat: Sequence[list[Value]]
+    ) -> None:
+        """Store the accumulators of a tile, row by row."""
+        k, cut = self.k, self.cut
+        if self.kernel.epilogue.form != "uint8":
+            bias = self._bias(place)
             flat = [self._natural(values, bias) for values in flat]
+        channel = k.mul(place.block, cut.channels)
         places = [
             self._place(place, k.add(y, row), k.add(x, i), channel)
             for row in range(rows)
-            for i in range(pixels)
+            for i in range(len(flat) // rows)
         ]
-        self.epilogue.finish(flat, first_vector, places)
+        self.epilogue.finish(flat, k.mul(place.block, cut.vectors), places)
+
+    def _row_of_columns(self, place: _Block, y: Index, rows: int) -> None:
+        """The same pixel after pixel, each with one new column of the input."""
+        k, window = self.k, self.kernel.window
+        pitch, taps = self.kernel.input.channel_stride, window.kernel[1]
+        weights, width = self._weights(place), self.kernel.output.width
+        first = self._source(place, y, 0)
+        columns = [self._column(k.at(first, i * pitch), rows) for i in range(taps - 1)]
+        shape = [len(group) for group in columns[0]]
+
+        def pixels(x: Index, count: int, seen: Sequence[Value]) -> list[Value]:
+            known = _unflattened(seen, shape)
+            behind = k.at(self._source(place, y, x), (taps - 1) * pitch)
+            for i in range(count):
+                known.append(self._column(k.at(behind, i * pitch), rows))
+                lines = self._pixel(known[i:], weights, [self._start(place) for _ in range(rows)])
+                self._finish(place, y, k.add(x, i), rows, lines)
+            return [value for column in known[count:] for group in column for value in group]
+
+        flat = [value for column in columns for group in column for value in group]
+        whole = width // taps * taps
+        # As many pixels a turn as there are columns: the oldest one's place is the newest one's.
+        flat = k.loop(
+            0, whole, lambda x, *v: pixels(x, taps, v), step=taps, carried=flat, name="pixels"
+        )
+        if whole < width:
+            pixels(whole, width - whole, flat)
+
+    def _pixel(
+        self, columns: Sequence[list[list[Value]]], weights: Value, lines: list[list[Value]]
+    ) -> list[list[Value]]:
+        """One column of output pixels from the columns of taps that they look at."""
+        if self.cut.by_taps:
+            sums = [TapSums(self.k, values) for values in lines]
+            for kx, column in enumerate(columns):
+                self._add_taps([[pixel] for pixel in sums], 0, column[0], weights, kx)
+            return [pixel.finish() for pixel in sums]
+        for kx, column in enumerate(columns):
+            for row, line in enumerate(lines):
+                self._accumulate(line, column, weights, kx, row)
+        return lines
 
     def _unrolled(
         self, source: Value, weights: Value, start: Sequence[Sequence[list[Value]]]
@@ -154,18 +232,30 @@ class DepthwiseWriter:
         self, source: Value, weights: Value, start: Sequence[Sequence[list[Value]]]
     ) -> list[list[Value]]:
         """The same without interleaving rows (:mod:`depthwise_taps`)."""
-        k, layout, window = self.k, self.kernel.input, self.kernel.window
+        k, layout = self.k, self.kernel.input
         sums = [[TapSums(k, values) for values in line] for line in start]
-        height, parts = window.kernel[0], self.kernel.weight_parts
         for at, uses in self._columns(len(start[0])).items():
-            rows = self._loaded(k.at(source, at * layout.channel_stride), len(start))
+            rows = self._column(k.at(source, at * layout.channel_stride), len(start))[0]
             for pixel, kx in uses:
-                for ky in range(height):
-                    for part in range(parts):
-                        taps = load_weights(k, weights, (kx * height + ky) * parts + part)
-                        for y, line in enumerate(sums):
-                            line[pixel].add(rows[y * window.strides[0] + ky], taps)
+                self._add_taps(sums, pixel, rows, weights, kx)
         return [pixel.finish() for line in sums for pixel in line]
+
+    def _add_taps(
+        self,
+        sums: Sequence[Sequence[TapSums]],
+        pixel: int,
+        rows: Sequence[Value],
+        weights: Value,
+        kx: int,
+    ) -> None:
+        """Add one column of taps to column ``pixel`` of a tile."""
+        height, stride = self.kernel.window.kernel[0], self.kernel.window.strides[0]
+        parts = self.kernel.weight_parts
+        for ky in range(height):
+            for part in range(parts):
+                taps = load_weights(self.k, weights, (kx * height + ky) * parts + part)
+                for y, line in enumerate(sums):
+                    line[pixel].add(rows[y * stride + ky], taps)
 
     def _looped(
         self, source: Value, weights: Value, start: Sequence[list[Value]]
@@ -197,8 +287,13 @@ class DepthwiseWriter:
         return dict(sorted(uses.items()))
 
     def _column(self, pointer: Value, height: int) -> list[list[Value]]:
-        """The interleaved rows of one input column: ``[row group][vector]``."""
+        """The interleaved rows of one input column: ``[row group][vector]``.
+
+        Where rows are not interleaved, all of them are one group.
+        """
         cut, rows = self.cut, self._loaded(pointer, height)
+        if cut.by_taps:
+            return [rows]
         count = len(rows)
         # Rows past the last tap meet zero weights, so any value will do.
         rows += [rows[-1]] * (-count % cut.group)

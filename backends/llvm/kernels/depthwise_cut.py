@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from qcc.backends.llvm.kernels.depthwise import DepthwiseKernel
 
 
+MOST_KEPT = 8
+"""Vectors of columns that may stay in registers from pixel to pixel."""
+
 MOST_PADDING = 1.12
 """How many times as many channels may be computed, for the sake of whole vectors."""
 
@@ -89,6 +92,20 @@ class ChannelCut:
         room = 4 if self.isa.vector_registers >= 32 else 2
         few = kernel[1] > 3 or strides[1] > 1
         return rows, max(1, (room // 2 if few else room) // rows)
+
+    def keeps_columns(self, rows: int) -> bool:
+        """Whether neighbouring pixels of ``rows`` rows share columns in registers.
+
+        Where a vector is small, making a column costs more than using it.
+        """
+        window = self.kernel.window
+        if self.isa.architecture != "aarch64" or self.tile[1] > 1 or window.strides[1] > 1:
+            return False
+        if window.dilations != (1, 1) or self.kernel.output.width < window.kernel[1]:
+            return False
+        height = (rows - 1) * window.strides[0] + window.kernel[0]
+        vectors = height if self.by_taps else -(-height // self.group) * self.vectors
+        return (window.kernel[1] - 1) * vectors <= MOST_KEPT
 
     @property
     def phases(self) -> list[int]:

@@ -23,6 +23,18 @@ CASES = {
     "depthwise": ConvCase(
         kernel=(3, 3), pads=(1, 1, 1, 1), channels=33, outputs=33, groups=33, depthwise=True
     ),
+    "depthwise rows of columns": ConvCase(
+        height=7,
+        width=8,
+        kernel=(3, 3),
+        pads=(1, 1, 1, 1),
+        channels=21,
+        outputs=21,
+        groups=21,
+        depthwise=True,
+        residual=True,
+        output_zero_point=0,
+    ),
     "depthwise wide weights": ConvCase(
         kernel=(3, 3),
         channels=20,

@@ -44,8 +44,9 @@ def test_depthwise_gives_the_bytes_of_the_contract(case: ConvCase, isa: str) -> 
     check_conv(case, executable_form(isa))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
+    isa=st.sampled_from(["x86-avx2", "arm-neon", "arm-dotprod", "arm-i8mm"]),
     channels=st.sampled_from([1, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65]),
     kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
     strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
@@ -54,7 +55,8 @@ def test_depthwise_gives_the_bytes_of_the_contract(case: ConvCase, isa: str) -> 
     residual=st.booleans(),
     zero_point=st.sampled_from([0, 128, 255]),
 )
-def test_random_depthwise_on_avx2(
+def test_random_depthwise(
+    isa: str,
     channels: int,
     kernel: tuple[int, int],
     strides: tuple[int, int],
@@ -72,7 +74,7 @@ def test_random_depthwise_on_avx2(
         residual=residual,
         zero_point=zero_point,
     )
-    check_conv(case, executable_form("x86-avx2"), threads)
+    check_conv(case, executable_form(isa), threads)
 
 
 def test_a_channel_multiplier_is_refused() -> None:
