@@ -101,7 +101,9 @@ class ChannelCut:
         window = self.kernel.window
         if self.isa.architecture != "aarch64" or self.tile[1] > 1 or window.strides[1] > 1:
             return False
-        if window.dilations != (1, 1) or self.kernel.output.width < window.kernel[1]:
+        if window.dilations != (1, 1):
+            return False
+        if not 1 < window.kernel[1] <= self.kernel.output.width:
             return False
         height = (rows - 1) * window.strides[0] + window.kernel[0]
         vectors = height if self.by_taps else -(-height // self.group) * self.vectors
