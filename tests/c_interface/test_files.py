@@ -17,6 +17,7 @@ from qcc.backends.llvm.c_interface.header import header_text
 from qcc.cli.main import run
 from qcc.compiler import compile_file
 from qcc.errors import ConfigError, OutputError
+from qcc.files import write_files
 from qcc.runtime.build import codegen
 from qcc.runtime.executable import Executable
 from tests.c_interface.building import STRICT, Driving, Machine, build_driver, drive
@@ -71,6 +72,24 @@ def test_nothing_is_written_where_one_of_the_files_cannot_be(here: Path) -> None
     with pytest.raises(OutputError, match=r"net_example\.c: it is a folder"):
         codegen(graph).save(here / "net.o")
     assert names(here) == {"net_example.c"}
+
+
+def test_nothing_is_written_where_the_disk_is_full_in_between(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = iter([None, OSError(28, "No space left on device")])
+
+    def fsync(descriptor: int) -> None:
+        error = next(calls)
+        if error is not None:
+            raise error
+
+    (here / "a").write_bytes(b"old")
+    monkeypatch.setattr("os.fsync", fsync)
+    with pytest.raises(OutputError, match="cannot write b: No space left"):
+        write_files({Path("a"): b"1", Path("b"): b"2", Path("c"): b"3"})
+    assert names(here) == {"a"}
+    assert (here / "a").read_bytes() == b"old"
 
 
 def test_nodes_that_need_onnxruntime_are_listed_with_their_reasons(here: Path) -> None:

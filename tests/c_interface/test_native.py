@@ -40,7 +40,7 @@ Built = tuple[CModel, Executable, Path]
 
 def test_the_example_compiles_strictly_and_gives_the_bytes_of_python(built: Built) -> None:
     model, executable, folder = built
-    for language in ("-std=c99", "-xc++"):
+    for language in ("-std=c89", "-std=c99", "-xc++"):
         flags = (language, "-pedantic", *STRICT)
         HOST.build(folder, ["model_example.c", "-xnone", "model.o"], "example", *flags)
         files = [*write_feeds(executable, model.feeds[0], folder), *output_names(executable)]

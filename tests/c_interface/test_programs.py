@@ -304,11 +304,12 @@ def test_the_object_asks_for_no_executable_stack(tmp_path: Path) -> None:
     assert " A " in weights
 
 
-def test_names_of_a_net_do_not_meet_those_of_the_interface(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stem", ["qcc", "run", "profile", "float_conv", "int"])
+def test_names_of_a_file_do_not_meet_those_inside(stem: str, tmp_path: Path) -> None:
     net = Net(0)
-    net.input("init", 1, 4)
-    y = net.op("MatMul", "init", net.normal(4, 3))
+    x = net.input("init", 1, 4)
+    y = net.op("MatMul", x, net.normal(4, 3))
     made = qcc.compile(net.model(y).SerializeToString(), precision="float32")
-    made.save(tmp_path / "run.o")
-    HOST.build(tmp_path, ["run_example.c", "run.o"], "program", *STRICT)
+    made.save(tmp_path / f"{stem}.o")
+    HOST.build(tmp_path, [f"{stem}_example.c", f"{stem}.o"], "program", *STRICT)
     HOST.run(tmp_path, "./program")

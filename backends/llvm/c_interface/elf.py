@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import struct
 
-from qcc.errors import ArtifactError
-
 _SECTIONS_OFFSET, _SECTION_COUNTS = 0x28, 0x3A
 _SECTION = struct.Struct("<IIQQQQIIQQ")
 """A row of the section table: name, type, flags, address, offset, size, and what follows."""
@@ -19,11 +17,11 @@ _SECTION = struct.Struct("<IIQQQQIIQQ")
 def fill_section(object_code: bytes, name: str, content: bytes) -> bytes:
     """``object_code`` (64-bit ELF) with ``content`` at the beginning of the section ``name``.
 
-    Raises ArtifactError where there is no such section, or it is too small.
+    Raises ValueError where there is no such section, or it is too small.
     """
     offset, size = _section(object_code, name)
     if len(content) > size:
-        raise ArtifactError(f"Section {name} has {size} bytes, not {len(content)}.")
+        raise ValueError(f"section {name} has {size} bytes, not {len(content)}")
     return b"".join([object_code[:offset], content, object_code[offset + len(content) :]])
 
 
@@ -38,4 +36,4 @@ def _section(object_code: bytes, name: str) -> tuple[int, int]:
         start = names + row[0]
         if object_code[start : start + len(wanted)] == wanted:
             return row[4], row[5]
-    raise ArtifactError(f"The object code has no section {name}.")
+    raise ValueError(f"the object code has no section {name}")

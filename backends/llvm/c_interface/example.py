@@ -25,11 +25,12 @@ enum { MOST_PRINTED = 8 };
 static void *new_memory(size_t bytes) {
   const size_t alignment = CAPITALS_WORKSPACE_ALIGNMENT;
   char *given = (char *)calloc(bytes + 2 * alignment, 1);
-  char *memory = given + 2 * alignment - (size_t)given % alignment;
+  char *memory;
   if (given == NULL) {
     fprintf(stderr, "out of memory\n");
     exit(1);
   }
+  memory = given + 2 * alignment - (size_t)given % alignment;
   ((void **)(void *)memory)[-1] = given;
   return memory;
 }

@@ -27,7 +27,7 @@ def header_text(interface: Interface) -> str:
             comment(_preface(interface)),
             f"#ifndef {guard}\n#define {guard}\n\n#include <stddef.h>\n\n",
             '#ifdef __cplusplus\nextern "C" {\n#endif\n\n',
-            "\n".join(_constants(interface, capitals)),
+            "".join(f"{line}\n" for line in _constants(interface, capitals)),
             _types(interface.prefix, capitals),
             _functions(interface),
             "#ifdef __cplusplus\n}\n#endif\n\n",

@@ -6,8 +6,9 @@ zeroes the claim counters and turns the words of a fault into a code; at a third
 that code.  Only then may a thread begin the next run, or a counter be claimed.  One thread alone
 passes the meetings without waiting, which is ``PREFIX_run``.
 
-All functions but the interface's own are made internal when the text is compiled.  Those that run
-before the CPU is known to have what the code needs are compiled for any CPU (attributes #0).
+All functions but the interface's own are made internal when the text is compiled.  What is written
+here is compiled for any CPU (attributes #0): it runs before the model's own functions are called,
+and finds out whether they can be.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ done:
   ret i32 %code
 }
 
-define internal i32 @qcc_check_workspace(ptr %workspace) nounwind {
+define internal i32 @qcc_check_workspace(ptr %workspace) #0 {
 entry:
   %code = call i32 @qcc_check_memory(ptr %workspace)
   %fits = icmp eq i32 %code, 0
@@ -81,7 +82,7 @@ done:
 }
 
 ; A table of %count pointers, whose low bits under %masks must be 0.
-define internal i32 @qcc_check_table(ptr %table, ptr %masks, i64 %count) nounwind {
+define internal i32 @qcc_check_table(ptr %table, ptr %masks, i64 %count) #0 {
 entry:
   %none = icmp eq i64 %count, 0
   br i1 %none, label %good, label %some
@@ -177,13 +178,13 @@ define internal void @qcc_clear(ptr %workspace) #0 {
 """
 
 _RUN = """
-define i32 @<PREFIX>_run(ptr %inputs, ptr %outputs, ptr %workspace) nounwind {
+define i32 @<PREFIX>_run(ptr %inputs, ptr %outputs, ptr %workspace) #0 {
   %code = call i32 @<PREFIX>_run_part(ptr %inputs, ptr %outputs, ptr %workspace, i32 0, i32 1)
   ret i32 %code
 }
 
-define i32 @<PREFIX>_run_part(ptr %inputs, ptr %outputs, ptr %workspace, i32 %tid, i32 %nthreads)
-    nounwind {
+define i32 @<PREFIX>_run_part(ptr %inputs, ptr %outputs, ptr %workspace, i32 %tid,
+                             i32 %nthreads) #0 {
 entry:
   %state = call i32 @qcc_check_workspace(ptr %workspace)
   %ready = icmp eq i32 %state, 0
@@ -266,7 +267,7 @@ define i64 @<PREFIX>_workspace_alignment() #0 {
 }
 
 define ptr @<PREFIX>_cpu_features() #0 {
-  ret ptr @qcc_cpu_features
+  ret ptr @qcc_cpu_feature_names
 }
 
 define ptr @<PREFIX>_error(i32 %code) #0 {
@@ -408,7 +409,7 @@ def _constants(interface: Interface) -> str:
         f"attributes #0 = {{ nounwind {ANY_CPU[interface.architecture]} }}",
         "declare void @llvm.memmove.p0.p0.i64(ptr, ptr, i64, i1)",
         "%qcc_tensor = type { ptr, i32, i32, ptr, i64, double, i32 }",
-        _text("qcc_cpu_features", " ".join(interface.cpu_features)),
+        _text("qcc_cpu_feature_names", " ".join(interface.cpu_features)),
         _text("qcc_unknown_error", UNKNOWN_ERROR),
     ]
     if not interface.separate_weights:
