@@ -37,6 +37,7 @@ MARKER = "arm-host.json"
 """Written last: a folder with it is complete, and was made from the recipe that it names."""
 
 EMULATOR = "qemu-aarch64"
+DEBIAN = Path("/etc/debian_version")
 DEBIAN_PACKAGES = ("python3", "libstdc++6")
 LEFT_OUT = ("onnxruntime",)
 PLATFORMS = tuple(f"manylinux_2_{minor}_aarch64" for minor in (34, 31, 28, 27, 26, 24, 17))
@@ -87,7 +88,9 @@ def prepare(folder: Path) -> ArmHost:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder.with_name(f".{folder.name}.lock")):
-            return _complete(folder) or _replaced(folder)
+            host = _complete(folder) or _replaced(folder)
+            _write_commands(host)
+            return host
     except OSError as error:
         raise ArmHostError(f"{folder} cannot be written: {error.strerror or error}.") from None
 
@@ -102,7 +105,7 @@ def requirements() -> list[str]:
 
 def _recipe() -> str:
     """Changes when the folder would become another one."""
-    parts = (*DEBIAN_PACKAGES, *PLATFORMS, *requirements(), _COMMAND, str(ROOT))
+    parts = (*DEBIAN_PACKAGES, *PLATFORMS, *requirements())
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
 
 
@@ -116,7 +119,7 @@ def _complete(folder: Path) -> ArmHost | None:
 
 def _check_debian() -> None:
     absent = [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]
-    if absent or not Path("/etc/debian_version").exists():
+    if absent or not DEBIAN.exists():
         raise ArmHostError(
             "An ARM host is unpacked from Debian's packages, and this system is not Debian"
             f"{' (' + ' and '.join(absent) + ' missing)' if absent else ''}: run this on Debian 12 "
@@ -168,9 +171,9 @@ def _fill(folder: Path) -> str:
             (root / name).symlink_to(f"usr/{name}")
     python = _python_version(root)
     _fetch_wheels(folder / "packages", python)
-    _write_commands(folder, python)
-    imports = f"import {', '.join(MODULES)}"
     host = ArmHost(folder, python)
+    _write_commands(host)
+    imports = f"import {', '.join(MODULES)}"
     _run(host.command("-c", imports), "the unpacked Python does not run", host.environment())
     return python
 
@@ -252,17 +255,20 @@ exec {emulator} -L "$here/root" -0 "$here/bin/python3" "$here/root/usr/bin/pytho
 """
 
 
-def _write_commands(folder: Path, python: str) -> None:
+def _write_commands(host: ArmHost) -> None:
     """``bin/python3`` and ``bin/qcc``, which take qcc from here unless PYTHONPATH says where."""
-    (folder / "bin").mkdir()
+    (host.folder / "bin").mkdir(exist_ok=True)
     commands = {"python3": ("Python", '"$@"'), "qcc": ("qcc", '-m qcc.cli.main "$@"')}
+    given = {"emulator": EMULATOR, "python": host.python, "source": shlex.quote(str(ROOT))}
     for name, (what, rest) in commands.items():
-        path = folder / "bin" / name
-        source = shlex.quote(str(ROOT))
-        path.write_text(
-            _COMMAND.format(what=what, emulator=EMULATOR, source=source, python=python, rest=rest)
-        )
-        path.chmod(0o755)
+        path = host.folder / "bin" / name
+        text = _COMMAND.format(what=what, rest=rest, **given)
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        fresh = path.with_name(f".{name}")
+        fresh.write_text(text, encoding="utf-8")
+        fresh.chmod(0o755)
+        fresh.rename(path)
 
 
 def _run(
@@ -271,7 +277,7 @@ def _run(
     environment: Mapping[str, str] | None = None,
     hint: str = "",
 ) -> str:
-    """Run a command; gives what it says on stderr.  Its first error ends the sentence of failure."""
+    """Run a command; gives what it says on stderr.  Its first error ends the sentence."""
     try:
         done = subprocess.run(
             command,

@@ -1,0 +1,1 @@
+"""qcc itself on an emulated ARM machine (``tools/arm_host.py``)."""
