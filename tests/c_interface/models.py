@@ -89,6 +89,13 @@ def copies_only() -> CModel:
     return CModel(net.model(*outputs), _feeds(net), "float32")
 
 
+def without_inputs() -> CModel:
+    """A sum of constants."""
+    net = Net(8)
+    y = net.op("Add", net.normal(3, 5), net.normal(3, 5))
+    return CModel(net.model(y), _feeds(net), "float32")
+
+
 def lookup() -> CModel:
     """Rows of a table of 11 by an integer input, and a product with them."""
     net = Net(5)
@@ -117,6 +124,7 @@ MODELS: dict[str, Callable[[], CModel]] = {
     "several": several,
     "constant_output": constant_output,
     "copies_only": copies_only,
+    "without_inputs": without_inputs,
     "lookup": lookup,
     "float32_cnn": float32_cnn,
     "lstm": lstm,

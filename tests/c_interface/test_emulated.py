@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from qcc.backends.llvm.isa import INSTRUCTION_SETS, can_run
+from qcc.backends.llvm.isa import INSTRUCTION_SETS
+from qcc.backends.llvm.machine import host_architecture
 from qcc.runtime.build import codegen
 from qcc.runtime.executable import Executable
 from tests.c_interface.building import (
@@ -22,6 +23,7 @@ from tests.c_interface.building import (
 )
 from tests.c_interface.models import MODELS, CModel
 from tests.emulation.programs import COMPILER, EMULATOR, LIBRARIES, require_emulator
+from tests.required import skip_unless_required
 from tests.runtime.models import small_net
 
 ROWS = [isa.name for isa in INSTRUCTION_SETS.values() if isa.architecture == "aarch64"]
@@ -125,18 +127,25 @@ def test_an_arm_cpu_without_a_feature_is_told_so(row: str, cpu: str, tmp_path: P
     check_refusal(Machine(COMPILER, ("-static",), (EMULATOR, "-cpu", cpu)), tmp_path)
 
 
+def require_x86_emulator() -> None:
+    """Skip where other x86 CPUs cannot be emulated; fail where rows of x86 are required."""
+    if host_architecture() != "x86_64":
+        pytest.skip("this is no x86 machine")
+    if shutil.which("qemu-x86_64") is None:
+        rows = [row.name for row in INSTRUCTION_SETS.values() if row.architecture == "x86_64"]
+        skip_unless_required(rows, "qemu-x86_64 is not installed")
+
+
 @pytest.mark.parametrize("row", ["x86-avx2", "x86-avxvnni", "x86-avx512vnni"])
 def test_an_x86_cpu_without_a_feature_is_told_so(row: str, tmp_path: Path) -> None:
-    if shutil.which("qemu-x86_64") is None or not can_run(INSTRUCTION_SETS["x86-avx2"]):
-        pytest.skip("qemu-x86_64 is not installed, or this is no x86 machine")
+    require_x86_emulator()
     graph, _ = small_net()
     codegen(graph, row).save(tmp_path / "model.o")
     check_refusal(Machine("cc", ("-static",), ("qemu-x86_64", "-cpu", "Nehalem")), tmp_path)
 
 
 def test_an_x86_cpu_that_has_the_features_is_not_refused(tmp_path: Path) -> None:
-    if shutil.which("qemu-x86_64") is None or not can_run(INSTRUCTION_SETS["x86-avx2"]):
-        pytest.skip("qemu-x86_64 is not installed, or this is no x86 machine")
+    require_x86_emulator()
     graph, feeds = small_net()
     executable = codegen(graph, "x86-avx2")
     executable.save(tmp_path / "model.o")

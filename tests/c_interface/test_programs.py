@@ -299,6 +299,9 @@ def test_the_object_asks_for_no_executable_stack(tmp_path: Path) -> None:
         ["readelf", "-SW", "net.o"], cwd=tmp_path, capture_output=True, text=True, check=True
     ).stdout
     assert ".note.GNU-stack" in sections
+    # No state: nothing of a size can be written to.
+    writable = [line for line in sections.splitlines() if " WA " in line]
+    assert all(".data.rel.ro" in line or line.split()[-6] == "000000" for line in writable)
     (weights,) = (line for line in sections.splitlines() if ".rodata.qcc_weights" in line)
     assert weights.split()[-1] == "64"
     assert " A " in weights
