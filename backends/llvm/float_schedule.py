@@ -77,6 +77,9 @@ def candidates(isa: InstructionSet, *, depthwise: bool) -> list[tuple[int, int]]
             fits = lines and rows * vectors <= isa.vector_registers // 2
         else:
             needed = vectors + 1 if rows > 1 else 1
+            if isa.architecture == "aarch64":
+                # A vector of each row, and weights of the next steps.
+                needed = rows + 4
             fits = rows * vectors + needed <= isa.vector_registers
         if fits:
             found.append((rows, vectors))

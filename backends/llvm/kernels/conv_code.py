@@ -11,7 +11,8 @@ from qcc.backends.llvm.kernels.activation import ActivationLayout
 from qcc.backends.llvm.kernels.conv_plan import ConvPlan
 from qcc.backends.llvm.kernels.epilogue import EpilogueWriter, ParameterBlock, Place
 from qcc.backends.llvm.kernels.gather import Gather
-from qcc.backends.llvm.kernels.gemm import GemmWriter, Row, Sources
+from qcc.backends.llvm.kernels.gemm import GemmWriter, Sources
+from qcc.backends.llvm.kernels.vector_loop import Row
 from qcc.backends.llvm.kernels.window import Pitches
 
 if TYPE_CHECKING:

@@ -12,6 +12,8 @@ from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels.exponential import nan_where_unordered
 from qcc.backends.llvm.kernels.lanes import fused_multiply_add, load_floats, store_floats
 from qcc.backends.llvm.kernels.nest import View
+from qcc.backends.llvm.kernels.vector_floats import TURN, VectorFloats
+from qcc.backends.llvm.kernels.vector_loop import Row
 
 if TYPE_CHECKING:
     from qcc.backends.llvm.kernels.float_conv import FloatConvKernel
@@ -345,6 +347,16 @@ class FloatConvWriter:
     def _run(self, panel: _Panel, run: _Run, sums: list[Value]) -> list[Value]:
         """The products of one run."""
         k = self.k
+        if self.isa.architecture == "aarch64" and run.distance == 4 and run.length >= TURN:
+            # Lanes of whole vectors: spread one by one, activations would need too many registers.
+            rows = [
+                Row(run.pixels.first, i * run.pixels.distance)
+                for i in range(len(sums) // panel.vectors)
+            ]
+            loop = VectorFloats(k, self.isa, rows, run.weights, panel.vectors)
+            sums = loop.turns(run.length // TURN, sums)
+            done = run.length // TURN * TURN
+            return self._steps(panel, run, done, run.length - done, sums)
         unroll = run.length if run.length <= SHORT_RUN else UNROLL
 
         def turn(index: Index, *values: Value) -> list[Value]:
@@ -376,7 +388,4 @@ class FloatConvWriter:
                 for v, (other, factor) in enumerate(zip(others, factors, strict=True)):
                     n = i * vectors + v
                     sums[n] = fused_multiply_add(k, other, factor, sums[n])
-            if step + 1 < count and isa.architecture == "aarch64" and not isa.emulated:
-                # LLVM would load the operands of later products early, and spill sums for them.
-                sums = k.fence(sums)
         return sums

@@ -34,6 +34,7 @@ from qcc.backends.llvm import primitives
 from qcc.backends.llvm.builder import I8, I16, I32, Index, LoopBuilder, Value, constant, vector
 from qcc.backends.llvm.kernels.epilogue import EpilogueWriter, Place
 from qcc.backends.llvm.kernels.panels import Panels
+from qcc.backends.llvm.kernels.vector_loop import Row
 from qcc.backends.llvm.kernels.vector_products import VectorProducts
 from qcc.backends.llvm.schedule import GemmSchedule, split_rows
 
@@ -62,14 +63,6 @@ class Walk:
     def total_quads(self) -> int:
         """Groups of four products of a whole row."""
         return self.quads * self.outer * self.middle
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a tile: ``pointer + offset`` bytes is its first product."""
-
-    pointer: Value
-    offset: int = 0
 
 
 @dataclass(frozen=True)

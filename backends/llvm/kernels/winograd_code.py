@@ -9,7 +9,8 @@ from qcc.backends.llvm.builder import I8, I16, I32, Index, LoopBuilder, Value, c
 from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels.activation import ActivationLayout
 from qcc.backends.llvm.kernels.epilogue import EpilogueWriter, ParameterBlock, Place
-from qcc.backends.llvm.kernels.gemm import GemmWriter, Row
+from qcc.backends.llvm.kernels.gemm import GemmWriter
+from qcc.backends.llvm.kernels.vector_loop import Row
 from qcc.backends.llvm.kernels.window import Pitches
 
 if TYPE_CHECKING:
