@@ -388,4 +388,7 @@ class FloatConvWriter:
                 for v, (other, factor) in enumerate(zip(others, factors, strict=True)):
                     n = i * vectors + v
                     sums[n] = fused_multiply_add(k, other, factor, sums[n])
+            if step + 1 < count and isa.architecture == "aarch64" and not isa.emulated:
+                # LLVM would load the operands of later products early, and spill sums for them.
+                sums = k.fence(sums)
         return sums
