@@ -67,7 +67,7 @@ def compile_model(
     ] = "int8",
     weights_file: Annotated[
         bool,
-        typer.Option("--weights-file", help="Keep the weights of a .o beside it, in .weights."),
+        typer.Option("--weights-file", help="Keep the weights of a .o, .so or .a beside it."),
     ] = False,
     reading: DataOptions = PLAIN,
     as_json: JsonOption = False,
@@ -88,6 +88,8 @@ def compile_model(
       qcc compile model.onnx --precision float32 -o model.qcc
 
       qcc compile model.onnx --calib loader:batches --target x86-avx2 -o model.s
+
+      qcc compile model.onnx --calib samples.npz --target arm-neon -o model.o
     """
     from qcc.compiler import compile_file
     from qcc.outputs import OUTPUT_FORMS, check_output

@@ -247,6 +247,30 @@ int main(void) {
 """
 
 
+def test_workspaces_of_inner_and_separate_weights_are_told_apart(tmp_path: Path) -> None:
+    made = small_cnn().compiled("host")
+    made.save(tmp_path / "whole.o")
+    made.save(tmp_path / "bare.o", weights_file=True)
+    run_source(tmp_path, _FORMS, "whole.o", "bare.o")
+
+
+_FORMS = r"""
+#include "bare.h"
+#include "whole.h"
+#include <stdlib.h>
+int main(void) {
+  static float in[4096], out[4096];
+  const void *inputs[] = {in};
+  void *outputs[] = {out}, *workspace;
+  if (posix_memalign(&workspace, 64, WHOLE_WORKSPACE_BYTES)) return 1;
+  if (whole_init(workspace) || whole_run(inputs, outputs, workspace)) return 2;
+  if (bare_run(inputs, outputs, workspace) != BARE_ERROR_NOT_INITIALIZED) return 3;
+  free(workspace);
+  return 0;
+}
+"""
+
+
 def test_a_shared_library_is_called_from_python(tmp_path: Path) -> None:
     graph, feeds = small_net()
     executable = codegen(graph)

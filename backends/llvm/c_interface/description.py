@@ -136,9 +136,6 @@ def describe(
     _check(model, separate_weights)
     known = quantizations or {}
     native = [step for step in model.steps if isinstance(step, NativeStep)]
-    text = f"{model.isa.name}\n{model.source}\n{model.arena_bytes}".encode()
-    digest = hashlib.blake2b(text, digest_size=8)
-    digest.update(model.weights.tobytes())
     return Interface(
         prefix=prefix,
         isa=model.isa.name,
@@ -151,8 +148,16 @@ def describe(
         workspace_bytes=align(model.arena_bytes),
         weights_bytes=int(model.weights.size),
         separate_weights=separate_weights,
-        identity=int.from_bytes(digest.digest(), "little"),
+        identity=_identity(model, separate_weights),
     )
+
+
+def _identity(model: CompiledModel, separate_weights: bool) -> int:
+    """A workspace belongs to code that uses it in the same way, and weights to their code."""
+    text = f"{model.isa.name} {model.arena_bytes} {separate_weights}\n{model.source}"
+    digest = hashlib.blake2b(text.encode(), digest_size=8)
+    digest.update(model.weights.tobytes())
+    return int.from_bytes(digest.digest(), "little")
 
 
 _AS_ARTIFACT = "a .qcc can"
