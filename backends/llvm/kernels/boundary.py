@@ -46,6 +46,9 @@ Order = Literal["nchw", "nhwc"]
 TILE = 16
 """Channels (and pixels, on the way out) that are transposed together: bytes of a 128-bit lane."""
 
+GROUP = 4
+"""Channels that activations have at least room for."""
+
 IN_REGISTERS = 4
 """Up to so many channels of a vector of pixels are quantized without a loop over channels."""
 
@@ -101,6 +104,12 @@ class QuantizeKernel:
         values = output_scalars(scale, zero_point, low, high, self.division)
         return {"parameters": output_block().pack(**values)}
 
+    @property
+    def _few_channels(self) -> bool:
+        """Whether pixels of two or three channels follow each other on both sides."""
+        few = self.order == "nhwc" and self.output.channels in (2, 3)
+        return few and self.output.channel_stride == GROUP
+
     def emit(self, module: Any, isa: InstructionSet, symbol: str) -> Any:
         """Add the kernel's function to ``module``."""
         k = LoopBuilder(declare_kernel(module, symbol, self.operands))
@@ -108,12 +117,15 @@ class QuantizeKernel:
         quantizer = Quantizer(k, isa, scalars, self.division)
         sizes = activation_sizes(self.output)
         source, target = float_view(self.output, self.order), activation_view(self.output)
+        planes = Nest(sizes[:3], (_pixels(source), _pixels(target))).merged()
+        if self._few_channels:
+            planes.write(k, isa.lanes, _QuantizeFew(k, isa, quantizer, self.output.channels))
+            return k.finish()
         if _same_order(self.output, self.order):
             source = float_view(self.output, "nhwc")
             nest = Nest(sizes, (source, target)).merged((4, 1))
             nest.write(k, isa.vector_bytes, _QuantizeRun(k, isa, quantizer))
             return k.finish()
-        planes = Nest(sizes[:3], (_pixels(source), _pixels(target))).merged()
         stack = k.stack(TILE * isa.vector_bytes)
         body = _QuantizePixels(k, isa, quantizer, self.output, planes.run_strides[1], stack)
         planes.write(k, isa.vector_bytes, body)
@@ -139,6 +151,30 @@ class _QuantizeRun:
         values = load_floats(k, self.isa, k.operand("input"), source, count)
         octets = self.quantizer.octets(values)
         store_bytes(k, octets, k.operand("output"), k.add(offsets[1], first), count)
+
+
+@dataclass(frozen=True)
+class _QuantizeFew:
+    """Pixels of two or three channels, as many as a vector has lanes: bytes are spread at once."""
+
+    k: LoopBuilder
+    isa: InstructionSet
+    quantizer: Quantizer
+    channels: int
+
+    def __call__(self, offsets: Sequence[Index], first: Index, count: int) -> None:
+        k, channels = self.k, self.channels
+        source = k.add(offsets[0], k.mul(first, 4 * channels))
+        values = load_floats(k, self.isa, k.operand("input"), source, count * channels)
+        octets = self.quantizer.octets(values)
+        order = [
+            pixel * channels + min(channel, channels - 1)
+            for pixel in range(self.isa.lanes)
+            for channel in range(GROUP)
+        ]
+        target = k.add(offsets[1], k.mul(first, GROUP))
+        spread = k.shuffle(octets, None, order)
+        store_bytes(k, spread, k.operand("output"), target, count * GROUP)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ LAYOUTS = {
     "two planes": layout_of((1, 2, 9, 33)),
     "eight": layout_of((1, 8, 3, 35)),
     "seven of twelve": layout_of((1, 7, 4, 17), stride=12, halo=HALO),
+    "three of twelve": layout_of((1, 3, 4, 17), stride=12),
     "many": layout_of((1, 65, 3, 17)),
     "exact blocks": layout_of((1, 32, 2, 32)),
     "29 channels": layout_of((1, 29, 1, 31), halo=HALO),
