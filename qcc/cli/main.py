@@ -30,6 +30,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+NOT_EVERYWHERE = {
+    "onnxruntime": "is not installed; calibration, ONNX models and parts of models that stay float "
+    "run in it: pip install onnxruntime"
+}
+"""Packages without which compiled models run all the same, and what to say of each."""
+
 compile_command.register(app)
 measure_commands.register(app)
 inspect_commands.register(app)
@@ -71,6 +77,12 @@ def run(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except ModuleNotFoundError as missing:
+        if missing.name not in NOT_EVERYWHERE:
+            return _other(missing, argv)
+        sentence = f"{missing.name} {NOT_EVERYWHERE[missing.name]}"
+        words.print(f"[bold red]error:[/] {sentence}", soft_wrap=True)
+        return 1
     except Exception as bug:
         return _other(bug, argv)
     return code if isinstance(code, int) else 0

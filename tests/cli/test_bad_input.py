@@ -175,6 +175,17 @@ def test_bug_gives_3_and_a_folder_that_reproduces_it(
     assert "onnxruntime" in (folder / "versions.txt").read_text()
 
 
+def test_a_machine_without_onnxruntime_is_told_what_needs_it(
+    qcc: Command, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent() -> None:
+        raise ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime")
+
+    monkeypatch.setattr("qcc.compiler.list_targets", absent)
+    refused(qcc("targets"), capsys, "onnxruntime is not installed", "pip install onnxruntime")
+    assert list(Path().glob("qcc-crash-*")) == []
+
+
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
