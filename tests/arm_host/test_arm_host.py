@@ -18,6 +18,8 @@ import pytest
 import qcc
 from qcc.backends.llvm.isa import host_instruction_set
 from qcc.cli.main import run
+from qcc.runtime.benchmark import random_inputs
+from tests.runtime import test_steered as steered
 
 PROBE = Path(__file__).with_name("probe.py")
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
@@ -50,22 +52,20 @@ class Made:
     outputs: dict[str, dict[str, str]]
 
 
-def _compile(folder: Path, name: str, target: str | None) -> None:
-    model, data = DIGITS / "digits.onnx", DIGITS / "calib.npz"
-    words = ["compile", model, "--calib", data, "--samples", 8, "-o", folder / name]
-    words += ["--target", target] if target else []
-    assert run([str(word) for word in words]) == 0
+def _compile(*words: object) -> None:
+    assert run(["compile", *map(str, words)]) == 0
 
 
 @pytest.fixture(name="made", scope="module")
 def _made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Four targets in a file, one of them alone, all with NEON, a ``.qir`` and Q/DQ ONNX."""
     folder = tmp_path_factory.mktemp("made")
-    _compile(folder, "four.qcc", f"{FOUR},host")
-    _compile(folder, "neon.qcc", "arm-neon,arm-dotprod,arm-i8mm,host")
-    _compile(folder, "i8mm.qcc", "arm-i8mm")
-    _compile(folder, "model.qir", "arm-neon,host")
-    _compile(folder, "model.onnx", None)
+    calibration = ["--calib", DIGITS / "calib.npz", "--samples", 8]
+    _compile(DIGITS / "digits.onnx", *calibration, "-o", folder / "model.onnx")
+    _compile(DIGITS / "digits.onnx", *calibration, "--target", FOUR, "-o", folder / "model.qir")
+    targets = {"four": f"{FOUR},host", "neon": "arm-neon,arm-dotprod,arm-i8mm,host"}
+    for name, target in {**targets, "i8mm": "arm-i8mm"}.items():
+        _compile(folder / "model.qir", "--target", target, "-o", folder / f"{name}.qcc")
     with np.load(DIGITS / "test.npz") as arrays:
         one, three = {"x": arrays["x"][:1]}, {"x": arrays["x"][:3]}
     np.savez(folder / "one.npz", **one)
@@ -78,7 +78,18 @@ def _made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         assert made.running == host_instruction_set().name
         for size, feeds in (("one", one), ("three", three)):
             outputs[f"{name} {size}"] = {k: v.tobytes().hex() for k, v in made.run(feeds).items()}
+    outputs["steered.qcc"] = _steered(folder)
     return Made(folder, outputs)
+
+
+def _steered(folder: Path) -> dict[str, str]:
+    """A float model with code for the values of a sample; gives its outputs for that sample."""
+    feeds = steered.feeds(16, 4)
+    made = qcc.compile(steered.model(), [feeds], target="arm-neon,arm-dotprod,host")
+    assert isinstance(made, qcc.Executable)
+    made.save(folder / "steered.qcc")
+    np.savez(folder / "steered.npz", **feeds)
+    return {name: array.tobytes().hex() for name, array in made.run(feeds).items()}
 
 
 def _job(cpu: str) -> dict[str, tuple[str, Sequence[Any]]]:
@@ -97,6 +108,8 @@ def _job(cpu: str) -> dict[str, tuple[str, Sequence[Any]]]:
         job["qir"] = ("compile", ["model.qir", "@one.npz"])
     if cpu in ("cortex-a53", "max"):
         job["onnx"] = ("compile", ["model.onnx", "@one.npz"])
+    if cpu == "cortex-a76":
+        job["steered"] = ("artifact", ["steered.qcc", "@steered.npz", 1])
     if cpu == "max":
         job["other shape"] = ("artifact", ["four.qcc", "@three.npz", 1])
         job["targets"] = ("command", ["targets", "--json"])
@@ -175,6 +188,11 @@ def test_other_shapes_are_compiled_there(found: dict[str, dict[str, Any]], made:
     assert found["max"]["other shape"]["outputs"] == made.outputs["four.qcc three"]
 
 
+def test_code_for_given_values_runs_there(found: dict[str, dict[str, Any]], made: Made) -> None:
+    assert found["cortex-a76"]["steered"]["running"] == "arm-dotprod"
+    assert found["cortex-a76"]["steered"]["outputs"] == made.outputs["steered.qcc"]
+
+
 def test_an_artifact_without_code_for_the_cpu_is_refused(
     found: dict[str, dict[str, Any]], cpu: str
 ) -> None:
@@ -236,3 +254,21 @@ def test_the_command_line_compiles_and_runs_there(arm_host: Any, made: Made) -> 
     with np.load(made.folder / "y.npz") as outputs:
         found = {name: array.tobytes().hex() for name, array in outputs.items()}
     assert found == made.outputs["model.qir one"]
+
+
+def test_a_real_model_of_four_targets_runs_there_on_two_threads(
+    arm_host: Any, zoo: Path, tmp_path: Path
+) -> None:
+    model = zoo / "models" / "mobilenet_v1_025_128_imagenet_tflite_qat_qdq.onnx"
+    made = qcc.compile(model, target=f"{FOUR},host")
+    assert isinstance(made, qcc.Executable)
+    made.save(tmp_path / "model.qcc")
+    feeds = random_inputs(made)
+    wanted = made.run(feeds)
+    np.savez(tmp_path / "in.npz", **feeds)  # type: ignore[arg-type]
+    words = "run model.qcc --inputs in.npz -o out.npz --threads 2"
+    command = [str(arm_host.folder / "bin" / "qcc"), *words.split()]
+    _emulate(arm_host, "neoverse-n1", command, tmp_path)
+    with np.load(tmp_path / "out.npz") as found:
+        assert set(found) == set(wanted)
+        assert all(found[name].tobytes() == wanted[name].tobytes() for name in wanted)
