@@ -15,6 +15,7 @@ from qcc.backends.llvm.kernels.conv import ConvKernel, has_safe_pairs, matmul_ke
 from qcc.backends.llvm.kernels.epilogue import Epilogue, needs_float_clamp
 from qcc.backends.llvm.kernels.panels import byte_parts, parts_needed
 from qcc.backends.llvm.kernels.window import Window
+from qcc.backends.llvm.machine import host_architecture
 from qcc.errors import ConfigError
 from tests.backends.llvm.conv_case import ConvCase, check_conv
 from tests.backends.llvm.native import executable_form, native_or_skip
@@ -87,7 +88,9 @@ def test_conv_gives_the_bytes_of_the_contract(case: ConvCase, isa: str) -> None:
     check_conv(case, executable_form(isa))
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(
+    "isa", [n for n in ISAS if INSTRUCTION_SETS[n].architecture == host_architecture()]
+)
 def test_native_conv(isa: str) -> None:
     check_conv(ConvCase(channels=33, outputs=65, residual=True), native_or_skip(isa))
 
