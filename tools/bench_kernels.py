@@ -66,10 +66,14 @@ DEPTHWISE = [
 DEPTHWISE = [replace(layer, depthwise=True) for layer in DEPTHWISE]
 NETWORKS = {"mobilenet": MOBILENET_POINTWISE, "resnet": RESNET, "depthwise": DEPTHWISE}
 MACS_A_CYCLE = {
-    **{"x86-avx2": 32, "x86-avxvnni": 64, "x86-avx512vnni": 64},
-    **{"arm-neon": 8, "arm-dotprod": 32, "arm-i8mm": 64},
+    "x86-avx2": 32,
+    "x86-avxvnni": 64,
+    "x86-avx512vnni": 64,
+    "arm-neon": 8,
+    "arm-dotprod": 32,
+    "arm-i8mm": 64,
 }
-"""Those of AArch64 are of cores that begin one ``smull``, two ``sdot`` or two ``usmmla`` a cycle."""
+"""AArch64: of cores that begin one ``smull``, two ``sdot`` or two ``usmmla`` in a cycle."""
 
 
 def aligned(content: NDArray[Any]) -> NDArray[np.uint8]:
