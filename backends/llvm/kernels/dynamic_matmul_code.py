@@ -13,6 +13,7 @@ from qcc.backends.llvm import primitives
 from qcc.backends.llvm.builder import I8, I16, I32, Index, LoopBuilder, Value, constant, vector
 from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels.epilogue import EpilogueWriter, Place, lane_channels
+from qcc.backends.llvm.kernels.nest import batch_pointers
 
 if TYPE_CHECKING:
     from qcc.backends.llvm.kernels.dynamic_matmul import DynamicMatmulKernel
@@ -97,18 +98,9 @@ class ProductWriter:
 
     def _batch(self, number: Index) -> tuple[Value, Value, Value]:
         """Pointers to the matrices of one batch entry."""
-        k, kernel = self.k, self.kernel
-        views = (kernel.a, kernel.b, kernel.output)
-        offsets: list[Index] = [view.offset for view in views]
-        for axis in reversed(range(len(kernel.batch))):
-            index = k.mod(number, kernel.batch[axis]) if axis else number
-            number = k.div(number, kernel.batch[axis])
-            for i, view in enumerate(views):
-                offsets[i] = k.add(offsets[i], k.mul(index, view.strides[axis]))
-        a, b, y = (
-            k.at(k.operand(name), offset)
-            for name, offset in zip(("a", "b", "output"), offsets, strict=True)
-        )
+        kernel = self.kernel
+        operands = (("a", kernel.a), ("b", kernel.b), ("output", kernel.output))
+        a, b, y = batch_pointers(self.k, kernel.batch, number, operands)
         return a, b, y
 
     def _each_panel(

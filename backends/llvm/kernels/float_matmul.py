@@ -27,7 +27,7 @@ from qcc.backends.llvm.isa import InstructionSet
 from qcc.backends.llvm.kernels import WithoutConstants
 from qcc.backends.llvm.kernels.exponential import nan_where_unordered
 from qcc.backends.llvm.kernels.lanes import fused_multiply_add, load_floats, store_floats
-from qcc.backends.llvm.kernels.nest import View
+from qcc.backends.llvm.kernels.nest import View, batch_pointers
 from qcc.errors import ConfigError
 
 PANEL_BYTES = 16 * 1024
@@ -130,18 +130,9 @@ class _Writer:
 
     def _batch(self, number: Index) -> tuple[Value, Value, Value]:
         """Pointers to the matrices of one batch entry."""
-        k, kernel = self.k, self.kernel
-        views = (kernel.a, kernel.b, kernel.output)
-        offsets: list[Index] = [view.offset for view in views]
-        for axis in reversed(range(len(kernel.batch))):
-            index = k.mod(number, kernel.batch[axis]) if axis else number
-            number = k.div(number, kernel.batch[axis])
-            for i, view in enumerate(views):
-                offsets[i] = k.add(offsets[i], k.mul(index, view.strides[axis]))
-        a, b, y = (
-            k.at(k.operand(name), offset)
-            for name, offset in zip(kernel.operands, offsets, strict=True)
-        )
+        kernel = self.kernel
+        operands = (("a", kernel.a), ("b", kernel.b), ("output", kernel.output))
+        a, b, y = batch_pointers(self.k, kernel.batch, number, operands)
         return a, b, y
 
     def _each_panel(

@@ -55,6 +55,24 @@ def dense_view(sizes: Sequence[int], element_bytes: int) -> View:
     return View(0, tuple(strides))
 
 
+def batch_pointers(
+    k: LoopBuilder, batch: Sequence[int], number: Index, operands: Sequence[tuple[str, View]]
+) -> list[Value]:
+    """Where entry ``number`` of a batch of sizes ``batch`` begins in each operand.
+
+    The views' leading axes are the batch's.
+    """
+    offsets: list[Index] = [view.offset for _, view in operands]
+    for axis in reversed(range(len(batch))):
+        index = k.mod(number, batch[axis]) if axis else number
+        number = k.div(number, batch[axis])
+        for i, (_, view) in enumerate(operands):
+            offsets[i] = k.add(offsets[i], k.mul(index, view.strides[axis]))
+    return [
+        k.at(k.operand(name), offset) for (name, _), offset in zip(operands, offsets, strict=True)
+    ]
+
+
 def broadcast_view(shape: Sequence[int], sizes: Sequence[int], element_bytes: int) -> View:
     """A dense tensor of ``shape`` read as if it had ``sizes`` (numpy's broadcasting).
 
