@@ -34,6 +34,8 @@ class FusionGroup:
     weight_axis: int | None = None
     bias: Value | None = None
     float_output: bool = False
+    bias_dtype: str | None = None
+    """What a bias is stored as: int32 with the scale of the products, or float32 as it is."""
     key: str = ""
     """A name that survives every rewriting: that of the root's first result on the float graph."""
 

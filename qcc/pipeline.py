@@ -118,7 +118,7 @@ def prepare(
     """
     backend = backend or backend_config("x86")
     mapping = qconfig_mapping or backend.default_mapping
-    graph = _after_float_passes(graph)
+    graph = _after_float_passes(graph, backend)
     plan = select_fusions(graph, backend, mapping)
     observation = plan_observation(plan)
     channels = dict.fromkeys(equalizable(plan, observation), CHANNEL_EXTREMES)
@@ -153,7 +153,7 @@ def convert(
     noisy: dict[str, str] = {}
     while True:
         least = _least_ratios(plan, least_local_db, least_arithmetic_db)
-        scales = resolve_scales(plan, observation, ranges)
+        scales = resolve_scales(plan, observation, ranges, prepared.backend.concat_shares_scale)
         numbered, numbering, measured = _number(
             prepared, plan, observation, scales, steps, least, progress
         )
@@ -197,15 +197,18 @@ def keep_float(graph: Graph) -> Graph:
 
 def explain(graph: Graph, backend: BackendConfig) -> CompileReport:
     """What each node would become on ``backend`` with its default configuration."""
-    graph = _after_float_passes(graph)
+    graph = _after_float_passes(graph, backend)
     plan = select_fusions(graph, backend, backend.default_mapping)
     rows = tuple(_rows(graph, plan, None, None))
     return CompileReport(backend.name, rows, notes=tuple(graph.info.notes))
 
 
-def _after_float_passes(graph: Graph) -> Graph:
+def _after_float_passes(graph: Graph, backend: BackendConfig | None = None) -> Graph:
+    """``graph`` after the float passes, but those that ``backend`` does without."""
+    kept = () if backend is None else backend.keeps
+    passes = [name for name in FLOAT_PASSES.split(",") if name not in kept]
     clone = graph.clone()
-    PassManager(parse_pass_list(FLOAT_PASSES)).run(clone)
+    PassManager(parse_pass_list(",".join(passes))).run(clone)
     return clone
 
 
@@ -298,8 +301,8 @@ def _too_noisy(plan: FusionPlan, measured: Measured, least: Mapping[str, float])
 
 def _suited(graph: Graph, backend: BackendConfig) -> Graph:
     """``graph`` after what the backend's own runtime needs."""
-    if backend.name == "onnx":
-        PassManager(parse_pass_list("suit-onnxruntime")).run(graph)
+    if backend.export_passes:
+        PassManager(parse_pass_list(backend.export_passes)).run(graph)
     return graph
 
 

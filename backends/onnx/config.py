@@ -36,6 +36,9 @@ _ROWS = (
 )
 
 CONFIG = BackendConfig(
-    "onnx", patterns=longest_first(_ROWS), default_qconfig=get_default_qconfig("onnx")
+    "onnx",
+    patterns=longest_first(_ROWS),
+    default_qconfig=get_default_qconfig("onnx"),
+    export_passes="suit-onnxruntime",
 )
 """Unsigned (or signed) 8-bit activations, signed 8-bit weights per channel, int32 biases."""

@@ -29,6 +29,21 @@ Check: TypeAlias = "Callable[[Any], str | None]"
 WeightAxis: TypeAlias = "int | Callable[[Any], int] | None"
 """The output-channel axis of a weight: fixed, or found from the match; None for per-tensor only."""
 
+FloatRoles: TypeAlias = "tuple[str, ...] | Callable[[Any], tuple[str, ...]]"
+"""The operands that a group reads as float32: fixed, or found from the match."""
+
+
+class Placement(Enum):
+    """Where quantize and dequantize stand around the groups of a model."""
+
+    BEHIND_PRODUCERS = "behind_producers"
+    """A value that a group computes exists in 8 bits only: float readers, too, read those."""
+    BEFORE_READERS = "before_readers"
+    """Only readers that want 8 bits read them; float readers and the caller get the float value.
+
+    For runtimes that fuse by themselves what stands between a layer and the next quantization.
+    """
+
 
 class ObservationType(Enum):
     """How a pattern's output gets its parameters."""
@@ -58,6 +73,7 @@ class BackendPatternConfig:
     have one set of parameters (with the output too when that is shared).  ``fixed_output``: scale
     and zero point that the output always has.  ``num_tensor_args_to_observation_type``: pairs that
     replace the observation type for that many non-constant inputs (add with a scalar).
+    ``float_roles``: operands that the group reads as float32, which is then no reason to quantize.
     """
 
     name: str
@@ -72,6 +88,7 @@ class BackendPatternConfig:
     shared_inputs: tuple[str, ...] = ()
     fixed_output: tuple[float, int] | None = None
     num_tensor_args_to_observation_type: tuple[tuple[int, ObservationType], ...] = ()
+    float_roles: FloatRoles = ()
 
     def __post_init__(self) -> None:
         """Check what can be checked without the pattern; raises ConfigError."""
@@ -137,6 +154,8 @@ class BackendPatternConfig:
         }
         if not callable(self.weight_axis):
             data["weight_axis"] = self.weight_axis
+        if not callable(self.float_roles):
+            data["float_roles"] = list(self.float_roles)
         return data
 
     def with_dict(self, data: Any) -> BackendPatternConfig:
@@ -172,6 +191,7 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "observation_type": ObservationType,
     "dtype_configs": lambda items: tuple(DTypeConfig.from_dict(item) for item in items),
     "shared_inputs": lambda names: tuple(str(name) for name in names),
+    "float_roles": lambda names: tuple(str(name) for name in names),
     "fixed_output": lambda pair: None if pair is None else (float(pair[0]), int(pair[1])),
     "num_tensor_args_to_observation_type": lambda pairs: tuple(
         (int(count), ObservationType(kind)) for count, kind in pairs
@@ -221,6 +241,10 @@ class BackendConfig:
     add byte products in 16 bits (128 for uint8 activations); None where there is no such limit.
     ``speeds``: what parts of a model that would be slower in int8 are found by; None where that is
     the affair of another runtime.
+    ``placement``: where quantize and dequantize stand.  ``fuses``: ops without a pattern that the
+    runtime computes inside the kernels of their neighbours.  ``concat_shares_scale``: a Concat, its
+    operands and whatever shares theirs have one scale.  ``keeps``: names of float passes that the
+    backend does without.  ``export_passes``: a pass list for the numbered graph.
     Raises ConfigError for equal pattern names.
     """
 
@@ -231,6 +255,11 @@ class BackendConfig:
     default_qconfig: QConfig | None = None
     weight_pair_limit: int | None = None
     speeds: Speeds | None = None
+    placement: Placement = Placement.BEHIND_PRODUCERS
+    fuses: tuple[str, ...] = ()
+    concat_shares_scale: bool = False
+    keeps: tuple[str, ...] = ()
+    export_passes: str = ""
 
     def __post_init__(self) -> None:
         """Check the names; raises ConfigError."""
@@ -303,6 +332,11 @@ class BackendConfig:
             "patterns": [pattern.to_dict() for pattern in self.patterns],
             "weight_pair_limit": self.weight_pair_limit,
             "speeds": None if self.speeds is None else asdict(self.speeds),
+            "placement": self.placement.value,
+            "fuses": list(self.fuses),
+            "concat_shares_scale": self.concat_shares_scale,
+            "keeps": list(self.keeps),
+            "export_passes": self.export_passes,
         }
         return write_object(data, FORMAT)
 
@@ -316,7 +350,7 @@ class BackendConfig:
         check_keys(data, tuple(f.name for f in fields(cls)), f"a {FORMAT}")
         if not isinstance(data.get("name"), str):
             raise ConfigError(f"a {FORMAT} needs a 'name'")
-        for key in ("features", "patterns"):
+        for key in ("features", "patterns", "fuses", "keeps"):
             if not isinstance(data.get(key, []), list):
                 raise ConfigError(f"a {FORMAT}'s '{key}' must be a list")
         code = {pattern.name: pattern for pattern in known}
@@ -329,7 +363,20 @@ class BackendConfig:
             None if qconfig is None else QConfig.from_dict(qconfig),
             _integer_or_none(data.get("weight_pair_limit")),
             None if speeds is None else Speeds.from_dict(speeds),
+            _placement(data.get("placement", Placement.BEHIND_PRODUCERS.value)),
+            tuple(str(op) for op in data.get("fuses", ())),
+            bool(data.get("concat_shares_scale", False)),
+            tuple(str(name) for name in data.get("keeps", ())),
+            str(data.get("export_passes", "")),
         )
+
+
+def _placement(text: Any) -> Placement:
+    try:
+        return Placement(text)
+    except ValueError:
+        known = ", ".join(item.value for item in Placement)
+        raise ConfigError(f"there is no placement {text!r}: use one of {known}") from None
 
 
 def _entry(data: Any, code: dict[str, BackendPatternConfig]) -> BackendPatternConfig:
