@@ -210,6 +210,15 @@ def _conv_add(op: Ops) -> Any:
     return op.Add(_conv(op), activation_operand("residual"), _role="add", _check=same_shapes)
 
 
+def _conv_transpose(op: Ops) -> Any:
+    return op.ConvTranspose(
+        activation_operand("x"),
+        constant_operand("w"),
+        optional("bias", check=float_constant),
+        _role="conv",
+    )
+
+
 def _gemm(op: Ops) -> Any:
     return op.Gemm(
         activation_operand("x"),
@@ -238,6 +247,7 @@ ACTIVATIONS = ("", "relu", "clip")
 
 CONV = tuple(_make("conv", _conv, a) for a in ACTIVATIONS)
 CONV_ADD = tuple(_make("conv_add", _conv_add, a) for a in ACTIVATIONS)
+CONV_TRANSPOSE = tuple(_make("conv_transpose", _conv_transpose, a) for a in ACTIVATIONS)
 GEMM = tuple(_make("gemm", _gemm, a) for a in ACTIVATIONS)
 MATMUL = tuple(_make("matmul", _matmul, a) for a in ACTIVATIONS)
 MATMUL_ADD = tuple(_make("matmul_add", _matmul_add, a) for a in ACTIVATIONS)
@@ -340,6 +350,7 @@ RESIZE = single("Resize", spatial_resize)
 NEAREST_RESIZE = single("Resize", nearest_resize)
 PAD = single("Pad", zero_padding)
 SOFTMAX = single("Softmax")
+LAYER_NORM = single("LayerNormalization", one_result)
 
 MOVEMENT = {
     "Reshape": "q.reshape",

@@ -21,6 +21,7 @@ BACKENDS = {
     "qnnpack": "qcc.backends.arm.qnnpack",
     "xnnpack": "qcc.backends.arm.xnnpack",
     "onnx": "qcc.backends.onnx.config",
+    "tensorrt": "qcc.backends.tensorrt.config",
 }
 """Name of a backend to the module whose ``CONFIG`` it is."""
 

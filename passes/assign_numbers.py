@@ -83,7 +83,8 @@ class _Numbering:
         for group in self.plan.groups:
             quant = None if group.float_output else _stored_as(group.root.output)
             self.done.quants[group.key] = quant
-            self._drop_activation(group, quant)
+            if len(group.root.output.users) == 1:
+                self._drop_activation(group, quant)
         self.graph.stage = Stage.NUMBERED
         return self.done
 
@@ -136,8 +137,8 @@ class _Numbering:
         index = anchor.inputs.index(group.weight)
         x = _behind(anchor.operand(0))
         weight = np.asarray(group.weight.constant, np.float32)
-        bias = bias_of(group)
         axis = group.weight_axis or 0
+        bias = None if group.bias_dtype == "float32" else bias_of(group)
         channels = None if bias is None else _flat_bias(bias, weight.shape[axis])
         done = quantize_weight(
             group.label,
@@ -159,6 +160,8 @@ class _Numbering:
         self._attach(anchor, index, stored, group.weight)
         if group.bias is not None and channels is not None:
             self._bias(group, group.bias, channels, x, done.quant)
+        elif group.bias is not None:
+            self._own_bias(group, group.bias)
         self.rewriter.erase_dead(group.weight)
 
     def _bias(
@@ -175,6 +178,16 @@ class _Numbering:
         )
         reader = next(node for node in group.nodes if source in node.inputs)
         self._attach(reader, reader.inputs.index(source), stored, source)
+        self.rewriter.erase_dead(source)
+
+    def _own_bias(self, group: FusionGroup, source: Value) -> None:
+        """A float32 bias that no other group reads, so that it may be corrected."""
+        data = np.array(source.constant, np.float32).reshape(-1)
+        if data.size == 1 and group.weight is not None:
+            data = _flat_bias(data, group.weight.tensor.static_shape[group.weight_axis or 0])
+        made = self.rewriter.constant(f"{group.anchor.label}_bias", data)
+        reader = next(node for node in group.nodes if source in node.inputs)
+        self.rewriter.replace_input(reader, reader.inputs.index(source), made)
         self.rewriter.erase_dead(source)
 
     def _attach(self, node: Node, index: int, stored: Value, source: Value) -> None:
@@ -231,5 +244,6 @@ def _behind(value: Value) -> Quant:
 
 
 def _stored_as(value: Value) -> Quant | None:
-    users = value.users
-    return users[0].output.tensor.quant if len(users) == 1 else None
+    """How a value is stored: by its one q.quantize, if it has one."""
+    found = [user for user in value.users if user.op == "q.quantize"]
+    return found[0].output.tensor.quant if found else None

@@ -3,7 +3,8 @@
 Empirical bias correction (Nagel et al. 2019, arXiv:1906.04721, section 4.2; as torch.ao's
 ``bias_correction``): layer by layer, with the earlier layers already corrected, the mean of each
 channel of a Conv, Gemm or MatMul is measured on the float and on the numbered graph over the same
-kept samples, before the activation, and the difference is taken off the int32 bias.
+kept samples, before the activation, and the difference is taken off the bias, which is int32 or,
+for backends that take no other, float32.
 
 A MatMul over sequences is left alone: its rows are tokens, often most of them padding, and the mean
 error over all is not that of those which count (``docs/accuracy.md``).
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcc.ir.core import Graph, Node, Value
+from qcc.ir.ops import attribute
 from qcc.ir.rewrite import Rewriter
 from qcc.ir.types import TensorType
 from qcc.passes.fusion_plan import FusionGroup, FusionPlan
@@ -48,11 +50,11 @@ def bias_spot(group: FusionGroup) -> BiasSpot | None:
         if add is None or group.bias is None or anchor.output.tensor.rank != 2:
             return None
         return BiasSpot(add, 1 - add.inputs.index(anchor.output), -1)
-    return BiasSpot(anchor, 2, 1 if anchor.op == "Conv" else -1)
+    return BiasSpot(anchor, 2, -1 if anchor.op == "Gemm" else 1)
 
 
 def give_biases(graph: Graph, plan: FusionPlan) -> None:
-    """A zero bias for every Conv and Gemm group that has none."""
+    """A zero bias for every Conv, ConvTranspose and Gemm group that has none."""
     rewriter = Rewriter(graph)
     for group in plan.groups:
         spot = bias_spot(group)
@@ -64,7 +66,14 @@ def give_biases(graph: Graph, plan: FusionPlan) -> None:
         assert x is not None
         assert weight is not None
         channels = constant_behind(node.operand(1)).tensor.static_shape[group.weight_axis or 0]
-        data, quant = quantize_bias(np.zeros(channels, np.float32), x.scale[0], weight)
+        if node.op == "ConvTranspose":  # its weight holds the output channels of one group
+            channels *= int(attribute(node, "group"))
+        zeros = np.zeros(channels, np.float32)
+        if group.bias_dtype == "float32":
+            plain = rewriter.constant(f"{node.label}_bias", zeros)
+            rewriter.set_inputs(node, [*node.inputs[:2], plain])
+            continue
+        data, quant = quantize_bias(zeros, x.scale[0], weight)
         value = rewriter.constant(f"{node.label}_bias", data, TensorType((channels,), quant))
         made = rewriter.insert(
             "q.dequantize",
@@ -77,9 +86,11 @@ def give_biases(graph: Graph, plan: FusionPlan) -> None:
 
 
 def constant_behind(value: Value) -> Value:
-    """What the q.dequantize that gives ``value`` reads."""
+    """What the q.dequantize that gives ``value`` reads; ``value`` where it is a constant itself."""
     producer = value.producer
-    assert producer is not None
+    if producer is None:
+        assert value.is_constant
+        return value
     return producer.operand(0)
 
 
@@ -87,7 +98,11 @@ def shift_bias(spot: BiasSpot, delta: NDArray[np.float64]) -> None:
     """Take ``delta`` (real units, one a channel) off the stored bias at ``spot``."""
     bias = constant_behind(spot.node.operand(spot.index))
     quant = bias.tensor.quant
-    if quant is None or bias.constant is None or not np.isfinite(delta).all():
+    if bias.constant is None or not np.isfinite(delta).all():
+        return
+    if quant is None:
+        exact = np.asarray(bias.constant, np.float64)
+        bias.constant = (exact - delta.reshape(exact.shape)).astype(np.float32)
         return
     steps = np.rint(delta / quant.scales.astype(np.float64))
     moved = np.asarray(bias.constant, np.float64) - steps

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from qcc.ir.core import Graph, Node, Value
 from qcc.ir.pattern import Match
-from qcc.quant.backend_config import BackendPatternConfig
+from qcc.quant.backend_config import BackendPatternConfig, Placement
 from qcc.quant.qconfig import QConfig
 
 
@@ -17,7 +17,8 @@ class FusionGroup:
 
     ``nodes`` are in schedule order, the root (whose results leave the group) last; ``anchor`` is
     the one that does the work: the reader of the weight, else the last before a clamp.  ``inputs``
-    are the distinct activations that it reads quantized, ``outputs`` the used results of the root.
+    are the distinct activations that it reads quantized, ``floats`` those that it reads as float32,
+    ``outputs`` the used results of the root.
     ``weight`` (with its output-channel axis) and ``bias`` are float constants, where the pattern
     has them.  ``float_output`` says that the result leaves as float32, since nobody reads it
     quantized and the backend offers that.
@@ -30,6 +31,7 @@ class FusionGroup:
     roles: Mapping[str, Node]
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
+    floats: tuple[Value, ...] = ()
     weight: Value | None = None
     weight_axis: int | None = None
     bias: Value | None = None
@@ -67,11 +69,12 @@ def anchor_of(match: Match, weight: Value | None) -> Node:
 class FusionPlan:
     """The groups in schedule order of their roots, and for every other node why it stays float.
 
-    ``refusals`` maps a node to sentences, the most telling first.
+    ``refusals`` maps a node to sentences, the most telling first; ``placement`` is the backend's.
     """
 
     groups: tuple[FusionGroup, ...] = ()
     refusals: Mapping[Node, tuple[str, ...]] = field(default_factory=dict)
+    placement: Placement = Placement.BEHIND_PRODUCERS
 
     def group_of(self) -> dict[Node, FusionGroup]:
         """Every grouped node's group."""
@@ -92,9 +95,10 @@ class FusionPlan:
     def quantized_values(self) -> tuple[Value, ...]:
         """The values that exist in quantized form: what groups read, and what they give."""
         found: dict[Value, None] = {}
+        behind = self.placement is Placement.BEHIND_PRODUCERS
         for group in self.groups:
             found.update(dict.fromkeys(group.inputs))
-            if not group.float_output:
+            if behind and not group.float_output:
                 found.update(dict.fromkeys(group.outputs))
         return tuple(found)
 
@@ -106,6 +110,7 @@ class FusionPlan:
         return FusionPlan(
             tuple(_moved(group, nodes, values) for group in self.groups),
             {new: self.refusals[old] for old, new in inner if old in self.refusals},
+            self.placement,
         )
 
 
@@ -119,6 +124,7 @@ def _moved(
         roles={role: nodes[node] for role, node in group.roles.items()},
         inputs=_values(group.inputs, values),
         outputs=_values(group.outputs, values),
+        floats=_values(group.floats, values),
         weight=None if group.weight is None else values[group.weight],
         bias=None if group.bias is None else values[group.bias],
     )

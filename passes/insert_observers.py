@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from qcc.ir.core import Graph, Node, Stage, Value
 from qcc.ir.rewrite import Rewriter
 from qcc.passes.fusion_plan import FusionGroup, FusionPlan
-from qcc.quant.backend_config import ObservationType
+from qcc.quant.backend_config import ObservationType, Placement
 from qcc.quant.observers import MinMaxObserver, ObserverSpec
 
 DEFAULT_INPUT = MinMaxObserver.with_args()
@@ -96,14 +96,16 @@ def _slot(value: Value, producer: FusionGroup) -> Slot:
 def insert_observers(graph: Graph, plan: FusionPlan, observation: Observation) -> None:
     """Put a q.observe behind every value of ``plan``, read by those who will read it quantized.
 
-    A value that a group computes quantized exists in no other form, so all its uses read the
-    q.observe; of other values only the operands of groups do.  Changes ``graph`` (which ``plan``
+    Where the backend quantizes behind producers, a value that a group computes quantized exists in
+    no other form, so all its uses read the q.observe; of other values only operands of groups do.
+     Changes ``graph`` (which ``plan``
     speaks of) in place; its stage becomes OBSERVED.
     """
     rewriter = Rewriter(graph)
     indices = {name: index for index, name in enumerate(observation.slots)}
     producers, members = plan.producers(), plan.group_of()
     after = _next_nodes(graph)
+    behind = plan.placement is Placement.BEHIND_PRODUCERS
     for value in plan.quantized_values():
         name = value.name
         first = graph.nodes[0] if value.producer is None else after[value.producer]
@@ -120,7 +122,7 @@ def insert_observers(graph: Graph, plan: FusionPlan, observation: Observation) -
             before=first,
         )
         producer = producers.get(value)
-        if producer is not None and not producer.float_output:
+        if behind and producer is not None and not producer.float_output:
             rewriter.replace_uses(value, made.output, except_node=made)
             continue
         for use in value.uses:

@@ -111,9 +111,7 @@ def migrate_outliers(
             moved[group] = replace(group, inputs=(divided,))
     renewed = tuple(moved.get(group, group) for group in plan.groups)
     count = len(slots) - len(observation.slots)
-    return Migrated(
-        FusionPlan(renewed, plan.refusals), replace(observation, slots=slots), known, count
-    )
+    return Migrated(replace(plan, groups=renewed), replace(observation, slots=slots), known, count)
 
 
 def _form(group: FusionGroup, value: Value) -> LinearForm | None:

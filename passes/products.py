@@ -82,7 +82,7 @@ class Product:
         # Small differences times means, so float32 is exact enough.
         error = _times(stored - matrices, seen) + _times(matrices, seen - exact)
         given = constant_behind(spot.node.operand(spot.index))
-        bias = real(given, np.asarray(given.constant)).astype(np.float64)
+        bias = real(given, np.asarray(given.constant)).astype(np.float64).reshape(-1)
         wanted = 0.0 if self.bias is None else np.asarray(self.bias, np.float64).reshape(-1)
         return np.asarray(error + bias - wanted)
 

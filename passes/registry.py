@@ -22,5 +22,6 @@ PASS_MODULES = (
     "qcc.passes.eliminate_dead",
     "qcc.passes.import_qdq",
     "qcc.passes.suit_onnxruntime",
+    "qcc.passes.share_dequantize",
     "qcc.backends.graph_passes",
 )

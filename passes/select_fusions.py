@@ -1,10 +1,7 @@
 """select-fusions: which float nodes become which integer ops, and why the others do not.
 
 Patterns of the backend are matched longest first, from the last node to the first, as FX graph mode
-does.  Groups with weights anchor; a group without weights stays only where an operand comes out of
-another group (no islands of quantize and dequantize), and only where somebody reads its result
-quantized, or it is a pool, which reads more than it gives.  What exchanges 8-bit values stays float
-where its conversions would cost more than int8 saves (``weigh_islands.py``).
+does; which of the groups stay is said in ``prune_groups.py``.
 """
 
 from __future__ import annotations
@@ -17,23 +14,23 @@ from qcc.ir.core import Graph, Node, Value
 from qcc.ir.pattern import Match, Refusal
 from qcc.ir.types import TensorType
 from qcc.passes.fusion_plan import FusionGroup, FusionPlan, anchor_of
-from qcc.passes.weigh_islands import losing_islands
+from qcc.passes.prune_groups import (
+    FLOAT_OUTPUT,
+    input_qconfig,
+    prune_behind_producers,
+    prune_for_readers,
+)
 from qcc.quant.backend_config import (
     BackendConfig,
     BackendPatternConfig,
-    ObservationType,
+    Placement,
 )
-from qcc.quant.observers import PlaceholderObserver
 from qcc.quant.qconfig import QConfig
 from qcc.quant.qconfig_mapping import QConfigMapping
 
 EXCLUDED = "excluded by the qconfig mapping"
-ISLAND = "no operand comes from a quantized node, so quantizing it would only add conversions"
-CONVERSION = "an operand is float, and would lose precision for a conversion more"
-TAIL = "only float nodes read its result, so quantizing it would save nothing"
-MIXED = "a float node reads its result, which would lose precision for a conversion more"
 NOT_FLOAT32 = "its tensors are not float32"
-POOLS = frozenset({"MaxPool", "GlobalMaxPool", "AveragePool", "GlobalAveragePool"})
+FUSED = "float, in the kernels of its neighbours: the runtime fuses it"
 INNER = "it is inside the control-flow body of '{}'"
 
 
@@ -49,8 +46,11 @@ def select_fusions(
     """
     selection = _Selection(graph, backend, _Resolver(graph, mapping), dict(excluded or {}))
     groups = selection.run()
-    groups = _pruned(groups, selection)
-    return FusionPlan(tuple(groups), selection.finish(groups))
+    if backend.placement is Placement.BEFORE_READERS:
+        groups = prune_for_readers(groups, selection)
+    else:
+        groups = prune_behind_producers(groups, selection)
+    return FusionPlan(tuple(groups), selection.finish(groups), backend.placement)
 
 
 def order_patterns(patterns: Iterable[BackendPatternConfig]) -> tuple[BackendPatternConfig, ...]:
@@ -80,23 +80,7 @@ def scope_of(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-FLOAT_OUTPUT = PlaceholderObserver.with_args(dtype="float32")
-"""Stands for a result that leaves a group as float32."""
-
 _UNRESOLVED = QConfig(FLOAT_OUTPUT, FLOAT_OUTPUT)
-
-
-def input_qconfig(qconfig: QConfig, backend: BackendConfig) -> QConfig:
-    """How the operands of a node are observed: fixed parameters speak of the result only."""
-    if qconfig.activation.fixed is None or backend.default_qconfig is None:
-        return qconfig
-    return QConfig(backend.default_qconfig.activation, qconfig.weight)
-
-
-def gives_float(group: FusionGroup, backend: BackendConfig) -> bool:
-    """Whether the backend can give the group's result as float32."""
-    qconfig = input_qconfig(group.qconfig, backend)
-    return not isinstance(group.config.supports(qconfig, FLOAT_OUTPUT), str)
 
 
 @dataclass
@@ -169,6 +153,7 @@ class _Selection:
             match.roles,
             inputs,
             outputs,
+            float_operands(config, match),
             weight,
             axis(match) if callable(axis) else axis,
             match.value(config.bias_role or ""),
@@ -183,7 +168,9 @@ class _Selection:
         served = config.supports(input_qconfig(qconfig, self.backend), qconfig.activation)
         if isinstance(served, str):
             served = config.supports(input_qconfig(qconfig, self.backend), FLOAT_OUTPUT)
-        return served if isinstance(served, str) else replace(group, qconfig=qconfig)
+        if isinstance(served, str):
+            return served
+        return replace(group, qconfig=qconfig, bias_dtype=served.bias)
 
     def finish(self, groups: Sequence[FusionGroup]) -> dict[Node, tuple[str, ...]]:
         """For every node in no group, the sentences; a plain one where none was given."""
@@ -203,6 +190,8 @@ class _Selection:
             return self.excluded[node.output.name]
         if not any(_is_float32(value) for value in node.outputs):
             return NOT_FLOAT32
+        if node.op in self.backend.fuses:
+            return FUSED
         if node.op in roots:
             return f"no {node.op} pattern of the backend '{self.backend.name}' fits here"
         return f"the backend '{self.backend.name}' has no int8 pattern for {node.op}"
@@ -212,122 +201,22 @@ def _is_float32(value: Value) -> bool:
     return isinstance(value.type, TensorType) and value.type.is_float
 
 
+def float_operands(config: BackendPatternConfig, match: Match) -> tuple[Value, ...]:
+    """The operands that the group of a match reads as float32."""
+    names = config.float_roles
+    names = names(match) if callable(names) else names
+    return tuple(match.values[name] for name in names)
+
+
 def _activations(config: BackendPatternConfig, match: Match) -> tuple[Value, ...]:
-    """The distinct float32 operands of a match that are neither constants nor parameters."""
+    """The distinct operands of a match that are read quantized: no constants, no parameters."""
+    floats = float_operands(config, match)
     found: dict[Value, None] = {}
     for name, value in match.values.items():
         if name in (config.weight_role, config.bias_role) or name.startswith("parameter"):
             continue
+        if value in floats:
+            continue
         if not value.is_constant:
             found[value] = None
     return tuple(found)
-
-
-# -- pruning ---------------------------------------------------------------------------------------
-
-
-def _pruned(groups: list[FusionGroup], selection: _Selection) -> list[FusionGroup]:
-    """What is left when no rule drops a group any more: each drop may strand others."""
-    while True:
-        count = len(groups)
-        groups = _prune_islands(groups, selection)
-        groups = _prune_conversions(groups, selection)
-        groups = _prune_tails(groups, selection)
-        groups = _prune_mixed(groups, selection)
-        if len(groups) == count:
-            groups = _prune_losing(groups, selection)
-        if len(groups) == count:
-            return groups
-
-
-def _prune_losing(groups: list[FusionGroup], selection: _Selection) -> list[FusionGroup]:
-    """Drop what would be slower than in float, conversions included (``weigh_islands.py``)."""
-    if selection.backend.speeds is None:
-        return groups
-    dropped: set[str] = set()
-    for island, sentence in losing_islands(groups, selection.backend.speeds):
-        for group in island:
-            selection.drop(group, sentence)
-            dropped.add(group.key)
-    return [group for group in groups if group.key not in dropped]
-
-
-def _prune_mixed(groups: list[FusionGroup], selection: _Selection) -> list[FusionGroup]:
-    """Drop arithmetic without weights whose result a float node reads too.
-
-    So the residual stream of a transformer, which normalizations read in float, keeps its
-    precision, while that of a convolutional network, where all readers are integer, stays 8-bit.
-    """
-    members = {node for group in groups for node in group.nodes}
-    kept = []
-    for group in groups:
-        readers = {user for value in group.outputs for user in value.users}
-        if group.is_weighted or moves(group) or shrinks(group) or readers <= members:
-            kept.append(group)
-        else:
-            selection.drop(group, MIXED)
-    return kept
-
-
-def moves(group: FusionGroup) -> bool:
-    """Whether a group only moves or selects stored values, so that quantizing it costs nothing."""
-    shared = ObservationType.OUTPUT_SHARE_OBSERVER_WITH_INPUT
-    return group.config.observation_type is shared
-
-
-def _prune_islands(groups: list[FusionGroup], selection: _Selection) -> list[FusionGroup]:
-    """Keep groups with weights, and those that read what a kept group gives."""
-    given: set[Value] = set()
-    kept = []
-    for group in groups:
-        if group.is_weighted or any(value in given for value in group.inputs):
-            given.update(group.outputs)
-            kept.append(group)
-        else:
-            selection.drop(group, ISLAND)
-    return kept
-
-
-def _prune_conversions(groups: list[FusionGroup], selection: _Selection) -> list[FusionGroup]:
-    """Drop arithmetic without weights for which alone a float operand would be quantized.
-
-    So an attention mask, a rotary embedding and what they are added to or multiplied with stay
-    float, while every operand of a residual network's Add is 8-bit anyhow.
-    """
-    stored: set[Value] = set()
-    for group in groups:
-        stored.update(group.outputs)
-        if group.is_weighted:
-            stored.update(group.inputs)
-    kept = []
-    for group in groups:
-        if group.is_weighted or moves(group) or stored.issuperset(group.inputs):
-            kept.append(group)
-        else:
-            selection.drop(group, CONVERSION)
-    return kept
-
-
-def _prune_tails(groups: list[FusionGroup], selection: _Selection) -> list[FusionGroup]:
-    """Drop groups without weights that nobody reads quantized, unless they shrink.
-
-    So a Softmax at the end reads float logits, which its producer gives at no cost.  Sets
-    ``float_output`` of groups with weights that nobody reads quantized.
-    """
-    read: set[Value] = set()
-    kept: list[FusionGroup] = []
-    for group in reversed(groups):
-        wanted = any(value in read for value in group.outputs)
-        floats = not wanted and group.is_weighted and gives_float(group, selection.backend)
-        if wanted or group.is_weighted or shrinks(group):
-            read.update(group.inputs)
-            kept.append(replace(group, float_output=floats))
-        else:
-            selection.drop(group, TAIL)
-    kept.reverse()
-    return kept
-
-
-def shrinks(group: FusionGroup) -> bool:
-    """Whether a group without weights pays even when its result is dequantized: it reads more."""
-    return group.root.op in POOLS

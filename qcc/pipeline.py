@@ -20,9 +20,10 @@ from qcc.passes.fusion_plan import FusionPlan
 from qcc.passes.insert_observers import Observation, insert_observers, plan_observation
 from qcc.passes.manager import PassManager, parse_pass_list
 from qcc.passes.migrate_outliers import LAST_EXTREMES, migratable, migrate_outliers
+from qcc.passes.prune_groups import moves, shrinks
 from qcc.passes.refine import Measured, Twin, refine
 from qcc.passes.scales import resolve_scales
-from qcc.passes.select_fusions import moves, select_fusions, shrinks
+from qcc.passes.select_fusions import select_fusions
 from qcc.quant.backend_config import BackendConfig
 from qcc.quant.calibration.calibrator import Calibrator, Progress
 from qcc.quant.calibration.spill import KeptSamples

@@ -11,7 +11,8 @@ from qcc.ir.builder import GraphBuilder
 from qcc.ir.core import Graph
 from qcc.ir.types import TensorType, float32
 from qcc.passes.fusion_plan import FusionPlan
-from qcc.passes.select_fusions import EXCLUDED, ISLAND, TAIL, select_fusions
+from qcc.passes.prune_groups import ISLAND, TAIL
+from qcc.passes.select_fusions import EXCLUDED, select_fusions
 from qcc.quant.backend_config import BackendConfig
 from qcc.quant.observers import MinMaxObserver
 from qcc.quant.qconfig import QConfig, default_per_channel_weight_observer

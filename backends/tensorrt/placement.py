@@ -1,0 +1,216 @@
+"""What TensorRT's kernels can use of a layer's surroundings: the checks of its BackendConfig.
+
+The rules are those of NVIDIA's guide ("Q/DQ layer placement") and of ModelOpt's ONNX quantization.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from qcc.ir.core import Graph, Node, Value
+from qcc.ir.pattern import Match
+from qcc.ir.types import TensorType
+
+BACKBONES = frozenset({"Conv", "ConvTranspose"})
+"""Layers whose kernels can add a skip connection."""
+
+FUSED = (
+    *("Relu", "Clip", "LeakyRelu", "PRelu", "ThresholdedRelu", "Elu", "Selu", "Celu"),
+    *("Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Gelu", "Mish", "Softplus", "Softsign", "Erf"),
+    *("Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "Sqrt", "Exp", "Log", "Abs", "Neg"),
+    *("Reciprocal", "Sin", "Cos", "Floor", "Ceil", "Round", "Sign", "Cast", "Identity"),
+    "BatchNormalization",
+)
+"""Pointwise ops: TensorRT computes them in the kernel of a layer in front of them."""
+
+LEAST_CHANNELS = 16
+CHANNEL_STEP = 8
+"""int8 kernels work on so many channels at once; with fewer, float ones are as fast."""
+
+LEAST_DEPTHWISE_KERNEL = 3
+
+NO_SKIP = "it is no Add of a skip connection to a convolution, so it is cheapest in float"
+OTHER_BRANCH = "the other operand of '{}' is the branch whose kernel adds it"
+VECTOR = "the product of a matrix and a vector (its result is {}) is not faster in int8"
+NARROW = "{} input and {} output channels a group are too few for TensorRT's int8 kernels"
+NOT_AFTER_CONV = "its operand does not come out of a convolution"
+NO_GATE = "neither operand is a gate (smaller than the result, and broadcast)"
+
+
+# -- skip connections ------------------------------------------------------------------------------
+
+
+def fused_operand(add: Node) -> Value | None:
+    """The operand of an Add that the kernel of its convolution can hold; None if it is no skip.
+
+    Both operands must be computed, and as large as the result.  Of the branches behind the place
+    where they part, the one with more nodes is fused, and it must have a convolution of its own
+    that reaches the Add through pointwise ops; the other one is the skip connection.
+    """
+    shape = _shape(add.output)
+    if len(add.inputs) != 2 or add.graph is None:
+        return None
+    left, right = add.operand(0), add.operand(1)
+    if left is right or any(_shape(v) != shape or v.producer is None for v in (left, right)):
+        return None
+    if not (_reaches_backbone(left) or _reaches_backbone(right)):
+        return None
+    above_left, above_right = _ancestors(left), _ancestors(right)
+    branches = [(left, above_left - above_right), (right, above_right - above_left)]
+    able = [branch for branch in branches if _backbone(branch[0]) in branch[1]]
+    if not able:
+        return None
+    if len(able) == 2 and len(able[0][1]) == len(able[1][1]):
+        return max(able, key=lambda branch: _place(branch[0]))[0]
+    return max(able, key=lambda branch: len(branch[1]))[0]
+
+
+def _reaches_backbone(value: Value) -> bool:
+    return _backbone(value) is not None
+
+
+def _backbone(value: Value) -> Node | None:
+    """The convolution that gives ``value`` through pointwise ops of computed operands."""
+    pending, seen = [value], set[Value]()
+    while pending:
+        node = pending.pop().producer
+        if node is None:
+            continue
+        if node.op in BACKBONES:
+            return node
+        if node.op in FUSED and not _joins(node):
+            fresh = [v for v in node.inputs if v is not None and v not in seen]
+            seen.update(fresh)
+            pending += fresh
+    return None
+
+
+def _joins(node: Node) -> bool:
+    """Whether a node adds two branches: a kernel ends there."""
+    return node.op == "Add" and not any(v is not None and v.is_constant for v in node.inputs)
+
+
+def _ancestors(value: Value) -> frozenset[Node]:
+    """All nodes that ``value`` is computed from."""
+    found: set[Node] = set()
+    pending = [value.producer]
+    while pending:
+        node = pending.pop()
+        if node is None or node in found:
+            continue
+        found.add(node)
+        pending += [v.producer for v in node.inputs if v is not None]
+    return frozenset(found)
+
+
+def _place(value: Value) -> int:
+    """Where in the schedule ``value`` is computed."""
+    node = value.producer
+    assert node is not None
+    assert node.graph is not None
+    return node.graph.nodes.index(node)
+
+
+def fused_roles(match: Match) -> tuple[str, ...]:
+    """The operand of a matched Add (``a`` or ``b``) that stays float."""
+    fused = fused_operand(match.node("add"))
+    return tuple(name for name in ("a", "b") if fused is not None and match.value(name) is fused)
+
+
+def adds_skip(match: Match) -> str | None:
+    """A matched Add of a skip connection."""
+    return None if fused_roles(match) else NO_SKIP
+
+
+def adds_skip_to_conv(match: Match) -> str | None:
+    """A matched Conv and Add, of which the Conv is the branch that is fused."""
+    add, conv = match.node("add"), match.node("conv")
+    sentence = takes_channels(match)
+    if sentence is not None:
+        return sentence
+    fused = fused_operand(add)
+    if fused is None:
+        return NO_SKIP
+    return None if fused is conv.output else OTHER_BRANCH.format(add.label)
+
+
+# -- sizes -----------------------------------------------------------------------------------------
+
+
+def takes_channels(match: Match) -> str | None:
+    """A matched Conv with channels enough for int8 kernels.
+
+    Fewer than 16 input (a group) or output channels pay only where the kernel is square, one count
+    is a multiple of 8 and, but for the first layer, one is at least 16; and in depthwise layers
+    whose channels are a multiple of 8 and whose window is 3 or more along each axis.
+    """
+    conv = match.node("conv")
+    shape = conv.operand(1).tensor.static_shape
+    outputs, inputs, kernel = shape[0], shape[1], shape[2:]
+    groups = int(conv.attributes.get("group", 1))
+    if min(outputs, inputs) >= LEAST_CHANNELS:
+        return None
+    if groups == 1:
+        whole = outputs % CHANNEL_STEP == 0 or inputs % CHANNEL_STEP == 0
+        wide = max(outputs, inputs) >= LEAST_CHANNELS or _is_first(conv)
+        fits = whole and wide and len(set(kernel)) == 1
+    else:
+        fits = outputs % CHANNEL_STEP == 0 and min(kernel) >= LEAST_DEPTHWISE_KERNEL
+    return None if fits else NARROW.format(inputs, outputs)
+
+
+def _is_first(conv: Node) -> bool:
+    """Whether a Conv reads what the caller gives."""
+    return isinstance(conv.graph, Graph) and conv.operand(0) in conv.graph.inputs
+
+
+def is_no_vector(match: Match) -> str | None:
+    """A matched matrix product of rank 2 with more than one row and column."""
+    shape = _shape(match.node("matmul").output)
+    if shape is not None and len(shape) == 2 and 1 in shape:
+        return VECTOR.format(list(shape))
+    return None
+
+
+# -- gates and normalizations ----------------------------------------------------------------------
+
+
+def gate_roles(match: Match) -> tuple[str, ...]:
+    """The operand of a matched Mul (``a`` or ``b``) that is a gate: smaller, and broadcast."""
+    whole = _shape(match.node("mul").output)
+    shapes = {name: _shape(match.values[name]) for name in ("a", "b")}
+    gates = [name for name, shape in shapes.items() if _is_gate(shape, whole)]
+    others = [name for name, shape in shapes.items() if shape == whole]
+    return tuple(gates) if len(gates) == len(others) == 1 else ()
+
+
+def _is_gate(shape: tuple[object, ...] | None, whole: tuple[object, ...] | None) -> bool:
+    if shape is None or whole is None or len(shape) != len(whole) or shape == whole:
+        return False
+    known = [(d, w) for d, w in zip(shape, whole, strict=True) if d != w]
+    return (
+        all(d == 1 for d, _ in known) and prod(int(w) for _, w in known if isinstance(w, int)) > 1
+    )
+
+
+def scales_by_gate(match: Match) -> str | None:
+    """A matched Mul of a tensor by a gate, as squeeze-and-excitation does."""
+    return None if gate_roles(match) else NO_GATE
+
+
+MOVES = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
+
+
+def follows_conv(match: Match) -> str | None:
+    """A matched normalization whose operand is a convolution's result, moved at most."""
+    source = match.root.operand(0)
+    while source.producer is not None and source.producer.op in MOVES:
+        source = source.producer.operand(0)
+    return None if _reaches_backbone(source) else NOT_AFTER_CONV
+
+
+def _shape(value: Value) -> tuple[object, ...] | None:
+    type_ = value.type
+    if not isinstance(type_, TensorType) or type_.shape is None or None in type_.shape:
+        return None
+    return tuple(type_.shape)
