@@ -37,7 +37,7 @@ def read_onnx(
     """
     if folder is None and isinstance(source, (str, os.PathLike)):
         folder = Path(source).parent
-    model = source if isinstance(source, ModelProto) else _parse(source)
+    model = source if isinstance(source, ModelProto) else read_proto(source)
     info = _model_info(model)
     version = _checked_opset(info)
     typed = infer_types(model)
@@ -61,7 +61,8 @@ def _has_element(value: Value) -> bool:
     return not value.name or getattr(value.type, "element", "") != UNDEFINED
 
 
-def _parse(source: str | os.PathLike[str] | bytes) -> ModelProto:
+def read_proto(source: str | os.PathLike[str] | bytes) -> ModelProto:
+    """The proto in a file or its bytes, unchecked; raises ModelError where there is none."""
     origin = "The model" if isinstance(source, bytes) else f"'{os.fspath(source)}'"
     data = source if isinstance(source, bytes) else _file_bytes(Path(source))
     if not data:

@@ -1,0 +1,95 @@
+"""Repairs as data: a rule says which one a problem has, :mod:`qcc.lint.fixes` does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from qcc.lint.index import Operation, Tensor
+
+
+@dataclass(frozen=True)
+class SetAxis:
+    """The scales of these Q/DQ nodes belong to another axis of the tensor: say which."""
+
+    quantizers: tuple[Operation, ...]
+    axis: int
+
+
+@dataclass(frozen=True)
+class RequantizeWeight:
+    """Store the weight of a DQ with scales of its own along another axis."""
+
+    dequantize: Operation
+    axis: int
+
+
+@dataclass(frozen=True)
+class WriteZeroPoint:
+    """Write the zero point 0 that a Q/DQ node means, of the given element type."""
+
+    quantizer: Operation
+    element: str
+
+
+@dataclass(frozen=True)
+class ShiftToSigned:
+    """Store the uint8 values of a group of Q/DQ nodes as int8, shifted by 128, zero point too."""
+
+    quantizers: tuple[Operation, ...]
+    stored: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class MakeSymmetric:
+    """Store a group of Q/DQ nodes as int8 with zero point 0 and a scale that holds its range.
+
+    ``low`` and ``high`` are the real bounds that the group saturates at.
+    """
+
+    quantizers: tuple[Operation, ...]
+    stored: tuple[Tensor, ...]
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class FloatBias:
+    """Replace the DQ of a stored int32 bias by the float32 numbers that it gives."""
+
+    dequantize: Operation
+
+
+@dataclass(frozen=True)
+class SetZeroScales:
+    """Scales of 0 belong to stored data that are all zero: 1 means the same."""
+
+    dequantize: Operation
+
+
+@dataclass(frozen=True)
+class UseOnnxDomain:
+    """A com.microsoft Q/DQ node means what ONNX's own op means: take that."""
+
+    quantizer: Operation
+
+
+@dataclass(frozen=True)
+class NameNode:
+    """Give a node a name that no other node has."""
+
+    operation: Operation
+
+
+Repair: TypeAlias = (
+    SetAxis
+    | RequantizeWeight
+    | WriteZeroPoint
+    | ShiftToSigned
+    | MakeSymmetric
+    | FloatBias
+    | SetZeroScales
+    | UseOnnxDomain
+    | NameNode
+)
+"""What can be repaired."""

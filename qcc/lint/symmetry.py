@@ -1,0 +1,98 @@
+"""Which repair makes stored values int8 with zero point 0, and what it costs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qcc.lint.index import ModelIndex
+from qcc.lint.quantizers import EIGHT_BITS, Group, Quantizer
+from qcc.lint.repairs import MakeSymmetric, Repair, ShiftToSigned, UseOnnxDomain, WriteZeroPoint
+
+MIDDLE = 128
+"""The zero point of uint8 that stands for 0 of int8."""
+
+COMPILE = (
+    "quantize the float model again with `qcc compile --target tensorrt`, which is symmetric and "
+    "per channel"
+)
+
+
+def symmetric(group: Group) -> tuple[Repair | None, str]:
+    """The repair of a group that is uint8 or has a zero point, and the clause that says what to do.
+
+    A group whose stored values something else reads too, or that the model takes or gives, has
+    none: its interface would change.
+    """
+    lead = group.lead
+    zeros = lead.zeros
+    nodes = tuple(member.operation for member in group.members)
+    if lead.storage not in EIGHT_BITS or zeros is None or lead.scale is None:
+        return None, COMPILE
+    if not _uniform(group):
+        return None, COMPILE
+    if lead.storage == "uint8" and (zeros == MIDDLE).all():
+        return ShiftToSigned(nodes, (group.stored,)), (
+            "store it as int8 with zero point 0 (every value less 128, which changes no number)"
+        )
+    if lead.scale.size != 1 or not _positive(lead):
+        return None, COMPILE
+    return _widened(group, int(zeros.reshape(-1)[0]))
+
+
+def _widened(group: Group, zero: int) -> tuple[Repair, str]:
+    lead = group.lead
+    assert lead.scale is not None
+    scale = float(np.asarray(lead.scale).reshape(-1)[0])
+    lowest, highest = (0, 255) if lead.storage == "uint8" else (-128, 127)
+    low, high = (lowest - zero) * scale, (highest - zero) * scale
+    ratio = max(-low, high) / 127 / scale
+    nodes = tuple(member.operation for member in group.members)
+    return MakeSymmetric(nodes, (group.stored,), low, high), (
+        f"store it as int8 with zero point 0: the range {low:.4g} to {high:.4g} is kept, and steps "
+        f"are {ratio:.2f} times as large (to lose less, {COMPILE})"
+    )
+
+
+def _positive(lead: Quantizer) -> bool:
+    scale = np.asarray(lead.scale, np.float64)
+    return bool(np.isfinite(scale).all() and (scale > 0).all())
+
+
+def _uniform(group: Group) -> bool:
+    """Whether all nodes say the same of the stored values, and nobody else reads them."""
+    lead, stored = group.lead, group.stored
+    constant = lead.index.constant(stored) is not None
+    if group.others or not (constant or group.quantize is not None):
+        return False
+    if (
+        stored.producer is not None
+        and group.quantize is None
+        and not _is_stored(stored.producer.op)
+    ):
+        return False
+    return all(_same(lead, member) for member in group.members)
+
+
+def _is_stored(op: str) -> bool:
+    return op == "Constant"
+
+
+def _same(lead: Quantizer, member: Quantizer) -> bool:
+    pairs = ((lead.scale, member.scale), (lead.zeros, member.zeros))
+    return all(a is not None and b is not None and np.array_equal(a, b) for a, b in pairs)
+
+
+def written_zero_point(quantizer: Quantizer) -> Repair:
+    """The zero point that ONNX means where none is written."""
+    return WriteZeroPoint(quantizer.operation, quantizer.storage or "uint8")
+
+
+def onnx_domain(quantizer: Quantizer) -> Repair | None:
+    """ONNX's own op in place of com.microsoft's, where the model's opset has it."""
+    index: ModelIndex = quantizer.index
+    needed = 10 if quantizer.is_per_tensor else 13
+    known = quantizer.storage in (*EIGHT_BITS, "int32") and quantizer.states_storage
+    declared = any(o.domain in ("", "ai.onnx") for o in index.model.opset_import)
+    return (
+        UseOnnxDomain(quantizer.operation) if known and declared and index.opset >= needed else None
+    )

@@ -1,0 +1,283 @@
+"""What TensorRT refuses, or takes in silence and computes wrongly (rules E1 to E8)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from qcc.lint.axes import misplaced, unfitting
+from qcc.lint.findings import Problem
+from qcc.lint.index import ModelIndex, Operation, Tensor
+from qcc.lint.quantizers import (
+    DEQUANTIZE,
+    MICROSOFT,
+    MOVES,
+    QUANTIZE,
+    Group,
+    Quantizer,
+    groups,
+    products,
+    quantizers,
+)
+from qcc.lint.repairs import FloatBias
+from qcc.lint.scales import bad_scale
+from qcc.lint.symmetry import onnx_domain, symmetric
+
+LARGEST_INT8 = 127
+
+ALLOWED = ("int8", "float8_e4m3fn", "float4_e2m1fn")
+WEIGHT_ONLY = ("int4",)
+
+INTEGER_OPS = ("ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
+
+QUANTIZED_ELEMENTS = ("int8", "int4", "float8_e4m3fn")
+"""Elements whose constants TensorRT takes for quantized weights."""
+
+
+# -- E1: types -------------------------------------------------------------------------------------
+
+
+def types(index: ModelIndex) -> Iterator[Problem]:
+    """Values are stored as int8, float8_e4m3fn or float4_e2m1, weights also as int4."""
+    for group in groups(index):
+        storage = group.lead.storage
+        if storage in (None, "int32", *ALLOWED) or _defaults(group):
+            continue
+        if storage in WEIGHT_ONLY:
+            if not group.is_weight:
+                yield Problem(
+                    group.lead.operation,
+                    "it stores activations as int4, which TensorRT has for weights only: use int8",
+                )
+        elif storage != "uint8":
+            yield Problem(
+                group.lead.operation,
+                f"it stores values as {storage}, which TensorRT does not take: use int8, "
+                "float8_e4m3fn, or int4 for weights",
+            )
+        elif not harmless(group):
+            yield _unsigned(group)
+
+
+def _defaults(group: Group) -> bool:
+    """Whether uint8 is only what ONNX means where nothing is written (E2 speaks of that)."""
+    return not group.lead.states_storage
+
+
+def _unsigned(group: Group) -> Problem:
+    repair, how = symmetric(group)
+    return Problem(
+        group.lead.operation,
+        "it stores values as uint8, which TensorRT refuses or reads as int8 (128 to 255 become "
+        f"127); {how}",
+        repair,
+    )
+
+
+def harmless(group: Group) -> bool:
+    """Whether uint8 data are the same numbers as int8: constants up to 127, zero point 0."""
+    data = group.lead.index.constant(group.stored)
+    zeros = group.lead.zeros
+    if data is None or zeros is None or data.dtype != np.uint8:
+        return False
+    return not zeros.any() and int(data.max(initial=0)) <= LARGEST_INT8
+
+
+# -- E2: zero points -------------------------------------------------------------------------------
+
+
+def zero_points(index: ModelIndex) -> Iterator[Problem]:
+    """Every zero point is written, 0, and of the type of the stored values."""
+    for group in groups(index):
+        if group.lead.storage == "int32" or (
+            group.lead.storage == "uint8" and not _defaults(group)
+        ):
+            continue  # E4 and E1 speak of these
+        for member in group.own:
+            yield from _zero_point(group, member)
+
+
+def _zero_point(group: Group, member: Quantizer) -> Iterator[Problem]:
+    if not member.states_storage:
+        repair, how = symmetric(group)
+        yield Problem(
+            member.operation,
+            "it has no zero point, which means uint8 to ONNX and int8 to TensorRT, so the numbers "
+            f"differ; {how}",
+            repair,
+        )
+    elif member.zeros is None:
+        yield Problem(
+            member.operation, "its zero point is computed: make it an initializer of zeros"
+        )
+    elif member.zeros.any():
+        repair, how = symmetric(group)
+        worst = int(member.zeros[np.abs(member.zeros).argmax()])
+        yield Problem(
+            member.operation,
+            f"its zero point is {worst}, and TensorRT takes symmetric quantization only; {how}",
+            repair,
+        )
+    elif _other_type(member):
+        yield Problem(
+            member.operation,
+            f"its zero point is {member.zero_point.dtype} and its data are {member.storage}: give "  # type: ignore[union-attr]
+            "the zero point the type of the data",
+        )
+
+
+def _other_type(member: Quantizer) -> bool:
+    if member.zero_point is None or member.quantizes or member.storage is None:
+        return False
+    return str(member.zero_point.dtype) != member.storage
+
+
+# -- E3: scales ------------------------------------------------------------------------------------
+
+
+def scales(index: ModelIndex) -> Iterator[Problem]:
+    """Every scale is an initializer or a Constant, positive and finite."""
+    for group in groups(index):
+        for member in group.own:
+            if member.scale is None and not _dynamic(member):
+                yield Problem(
+                    member.operation,
+                    "its scale is computed while the model runs: make it an initializer",
+                )
+            elif member.scale is not None:
+                yield from bad_scale(group, member)
+
+
+def _dynamic(member: Quantizer) -> bool:
+    """Whether a DynamicQuantizeLinear makes the scale, which E7 speaks of."""
+    scale = member.operation.input(1)
+    made = None if scale is None else scale.producer
+    return made is not None and made.op == "DynamicQuantizeLinear"
+
+
+# -- E4: biases ------------------------------------------------------------------------------------
+
+
+def biases(index: ModelIndex) -> Iterator[Problem]:
+    """No DequantizeLinear reads int32: biases stay float32."""
+    for found in quantizers(index):
+        if found.quantizes or found.storage != "int32":
+            continue
+        stored = found.index.constant(found.data)
+        safe = stored is not None and found.scale is not None and found.zeros is not None
+        whole = found.result is not None and not found.result.is_output
+        yield Problem(
+            found.operation,
+            "it dequantizes int32, which TensorRT refuses: store the bias as float32 (its product "
+            "with the scale)",
+            FloatBias(found.operation) if safe and whole else None,
+        )
+
+
+# -- E5 and E6: granularity ------------------------------------------------------------------------
+
+
+def activations(index: ModelIndex) -> Iterator[Problem]:
+    """Activations have one scale for the whole tensor."""
+    for group in groups(index):
+        if group.is_weight or group.lead.is_per_tensor:
+            continue
+        what = "blocks" if group.lead.block_size else "channels"
+        yield Problem(
+            group.lead.operation,
+            f"it quantizes an activation with scales of {what}, and only weights may have these: "
+            "quantize it with one scale",
+        )
+
+
+def weight_axes(index: ModelIndex) -> Iterator[Problem]:
+    """Scales of weights lie along the output channels, blocks in the last two dimensions."""
+    refused = {problem.operation: problem for problem in unfitting(index)}
+    for product in products(index):
+        found = misplaced(product, ", so TensorRT computes it in float and does not say so")
+        if found is not None:
+            refused.pop(found.operation, None)
+            yield found
+    yield from refused.values()
+    for found_quantizer in quantizers(index):
+        rank = found_quantizer.rank
+        if found_quantizer.block_size and rank is not None and rank != 2:
+            yield Problem(
+                found_quantizer.operation,
+                f"it has scales of blocks on a tensor of rank {rank}, and TensorRT takes them for "
+                "matrices only: use one scale a channel",
+            )
+
+
+# -- E7: ops ---------------------------------------------------------------------------------------
+
+
+def integer_ops(index: ModelIndex) -> Iterator[Problem]:
+    """Quantization is written as Q/DQ around float ops of ONNX."""
+    for operation in index.operations:
+        if operation.op in (*QUANTIZE[1:], *DEQUANTIZE[1:]):
+            repair = onnx_domain(Quantizer(index, operation))
+            yield Problem(
+                operation,
+                "it is an op of com.microsoft: use ONNX's own "
+                f"{operation.proto.op_type}, which means the same",
+                repair,
+            )
+        elif operation.op.startswith(MICROSOFT):
+            yield Problem(
+                operation,
+                f"TensorRT has no {operation.op}: export the model as Q/DQ around ops of ONNX",
+            )
+        elif operation.op.startswith("QLinear") or operation.op in INTEGER_OPS:
+            yield Problem(
+                operation,
+                f"TensorRT has no {operation.op}: export the model in Q/DQ form (`qcc compile` "
+                "with target tensorrt writes it)",
+            )
+
+
+# -- E8: constants ---------------------------------------------------------------------------------
+
+
+def constants(index: ModelIndex) -> Iterator[Problem]:
+    """What is stored quantized is read by a DequantizeLinear and nothing else."""
+    for tensor in index.tensors:
+        for reader, place in tensor.users:
+            if not _reads_as_data(reader, place) or not index.is_constant(tensor):
+                continue
+            if tensor.producer is not None and tensor.producer.op != "Constant":
+                continue
+            if _quantized_constant(index, tensor, reader):
+                yield Problem(
+                    reader,
+                    f"it reads '{tensor.name}', which is stored as {index.element(tensor)}, and "
+                    "only DequantizeLinear may: dequantize the constant first and let "
+                    f"{reader.op} read the result",
+                )
+
+
+def _reads_as_data(reader: Operation, place: int) -> bool:
+    """Whether an operand is data of the op: not of a Q/DQ or integer op, which take any type."""
+    if reader.op in QUANTIZE or reader.op in DEQUANTIZE:
+        return False
+    return not (reader.op.startswith(("QLinear", MICROSOFT)) or reader.op in INTEGER_OPS)
+
+
+def _quantized_constant(index: ModelIndex, tensor: Tensor, reader: Operation) -> bool:
+    element = index.element(tensor)
+    if element in QUANTIZED_ELEMENTS:
+        return reader.op not in ("Identity", "Cast") or _reaches_dequantize(reader)
+    return element == "uint8" and _reaches_dequantize(reader)
+
+
+def _reaches_dequantize(reader: Operation) -> bool:
+    """Whether the result, moved or not, is dequantized later."""
+    while reader.op in MOVES and reader.output is not None:
+        ops = [user.op for user in reader.output.readers]
+        if any(op in DEQUANTIZE for op in ops):
+            return True
+        if len(ops) != 1:
+            return False
+        reader = reader.output.readers[0]
+    return False
