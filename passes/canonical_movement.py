@@ -180,6 +180,20 @@ def _no_broadcast(kept: Value, constant: Value) -> bool:
     return all(dim in (1, have) for dim, have in zip(other, tail, strict=True))
 
 
+def resize(node: Node, rewriter: Rewriter) -> bool:
+    """An empty operand of a Resize (a region or scales that do not count) is an absent one.
+
+    Runtimes agree on absent operands; an empty tensor is one that some of them warn about.
+    """
+    given = [constant_array(value) for value in node.inputs]
+    empty = [data is not None and data.size == 0 for data in given]
+    if not any(empty[1:]):
+        return False
+    kept = [None if none else value for value, none in zip(node.inputs, empty, strict=True)]
+    rewriter.set_inputs(node, kept)
+    return True
+
+
 MOVEMENT_RULES: Mapping[str, tuple[Rule, ...]] = {
     "Identity": (identity,),
     "Dropout": (dropout,),
@@ -197,6 +211,7 @@ MOVEMENT_RULES: Mapping[str, tuple[Rule, ...]] = {
     "Slice": (full_slice,),
     "Expand": (expand,),
     "Tile": (tile,),
+    "Resize": (resize,),
     "Mul": (neutral_constant,),
     "Div": (neutral_constant,),
     "Add": (neutral_constant,),

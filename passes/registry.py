@@ -23,5 +23,6 @@ PASS_MODULES = (
     "qcc.passes.import_qdq",
     "qcc.passes.suit_onnxruntime",
     "qcc.passes.share_dequantize",
+    "qcc.passes.name_nodes",
     "qcc.backends.graph_passes",
 )

@@ -35,7 +35,7 @@ WEIGHTED = (
 
 MOVED = (
     *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split"),
-    *("DepthToSpace", "SpaceToDepth", "Expand", "Tile"),
+    *("DepthToSpace", "SpaceToDepth", "Expand", "Tile", "Gather"),
 )
 """Data movement that commutes with Q/DQ of one scale."""
 
@@ -101,6 +101,6 @@ CONFIG = BackendConfig(
     fuses=placement.FUSED,
     concat_shares_scale=True,
     keeps=("use-lookups", "expand-conv-transpose"),
-    export_passes="share-dequantize",
+    export_passes="share-dequantize,name-nodes",
 )
 """Signed symmetric 8-bit activations and weights (per output channel), float32 biases."""

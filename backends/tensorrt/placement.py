@@ -160,8 +160,8 @@ def takes_channels(match: Match) -> str | None:
 
 
 def _is_first(conv: Node) -> bool:
-    """Whether a Conv reads what the caller gives."""
-    return isinstance(conv.graph, Graph) and conv.operand(0) in conv.graph.inputs
+    """Whether a Conv reads what the caller gives, moved at most."""
+    return isinstance(conv.graph, Graph) and _moved_from(conv.operand(0)) in conv.graph.inputs
 
 
 def is_no_vector(match: Match) -> str | None:
@@ -203,10 +203,14 @@ MOVES = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "I
 
 def follows_conv(match: Match) -> str | None:
     """A matched normalization whose operand is a convolution's result, moved at most."""
-    source = match.root.operand(0)
-    while source.producer is not None and source.producer.op in MOVES:
-        source = source.producer.operand(0)
-    return None if _reaches_backbone(source) else NOT_AFTER_CONV
+    return None if _reaches_backbone(_moved_from(match.root.operand(0))) else NOT_AFTER_CONV
+
+
+def _moved_from(value: Value) -> Value:
+    """The value whose elements ``value`` holds in another order."""
+    while value.producer is not None and value.producer.op in MOVES:
+        value = value.producer.operand(0)
+    return value
 
 
 def _shape(value: Value) -> tuple[object, ...] | None:

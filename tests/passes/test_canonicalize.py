@@ -91,6 +91,15 @@ def test_a_full_slice_of_an_unknown_dimension() -> None:
     assert "Slice" in ops_of(check(ten, Canonicalize(), tolerance=0.0, sizes={"N": 12}))
 
 
+def test_empty_operands_of_a_resize_are_absent_ones() -> None:
+    empty, scales = np.zeros(0, np.float32), np.array([1, 1, 2, 2], np.float32)
+    graph = net_of(lambda n, x: n.op("Resize", x, empty, scales, mode="nearest"), 1, 2, 3, 3)
+    result = check(graph, Canonicalize(), tolerance=0.0)
+    (resize,) = (node for node in result.nodes if node.op == "Resize")
+    assert resize.input(1) is None
+    assert resize.input(2) is not None
+
+
 def test_reshapes_merge_whatever_came_first() -> None:
     graph = net_of(
         lambda n, x: n.op(
