@@ -7,7 +7,8 @@ QuantizeLinear and DequantizeLinear become q.quantize and q.dequantize; the scal
 * An integer graph input that is only dequantized, and an integer graph output, keep their name and
   dtype and get a quantized type.
 * Integer data that an op merely moves (``Q -> Reshape -> DQ``) is moved on the float side instead:
-  ``Q -> DQ -> Reshape -> Q -> DQ``, all with the same numbers, which gives the same bytes.
+  ``Q -> DQ -> Reshape -> Q -> DQ``, all with the same numbers, which gives the same bytes; a
+  constant behind DequantizeLinear is transposed and reshaped now.
 * Models in QOperator form (QLinearConv, ...) are first written as Q/DQ around float ops.
 
 What has no such form (scales that are computed, blocked or float8 quantization, integer tensors
@@ -22,36 +23,23 @@ from typing import ClassVar
 import numpy as np
 
 from qcc import numerics
-from qcc.ir.core import Graph, Node, Stage, Value, constant_array
+from qcc.ir.core import Array, Graph, Node, Stage, Value, constant_array
 from qcc.ir.infer import infer_shapes
 from qcc.ir.ops import attribute
 from qcc.ir.rewrite import Rewriter
 from qcc.ir.types import Quant, TensorType
 from qcc.passes.expand_qoperators import expand_qoperators
-from qcc.passes.manager import Pass
-
-DOMAINS = ("", "com.microsoft")
-
-MOVERS = frozenset(
-    {
-        "Concat",
-        "DepthToSpace",
-        "Expand",
-        "Flatten",
-        "Gather",
-        "Identity",
-        "MaxPool",
-        "Reshape",
-        "Slice",
-        "SpaceToDepth",
-        "Split",
-        "Squeeze",
-        "Tile",
-        "Transpose",
-        "Unsqueeze",
-    }
+from qcc.passes.import_movers import (
+    MOVERS,
+    READERS,
+    can_move,
+    dequantized,
+    move_constants,
+    move_real_values,
+    moved_operands,
+    moved_outputs,
 )
-"""Ops whose results hold elements of operand 0 (Concat: of every operand) and nothing else."""
+from qcc.passes.manager import Pass
 
 
 @dataclass(frozen=True)
@@ -74,32 +62,24 @@ class ImportQdq(Pass):
             elif is_quantize(node):
                 _import_quantize(node, found, rewriter)
             elif node.op in MOVERS and any(value in found for value in moved_outputs(node)):
-                _move_on_the_float_side(node, found, rewriter)
+                move_real_values(node, found[moved_outputs(node)[0]], rewriter)
+            elif node.op in READERS and _is_stored(node.operand(0), found):
+                rewriter.replace_input(node, 0, dequantized(node.operand(0), node, rewriter))
         for value in graph.inputs:
             if value in found:
                 rewriter.set_type(value, value.tensor.with_element(found[value]))
+        move_constants(graph, rewriter)
         graph.stage = Stage.NUMBERED
 
 
 def is_quantize(node: Node) -> bool:
     """Whether ``node`` is a QuantizeLinear."""
-    return node.op_type == "QuantizeLinear" and node.domain in DOMAINS
+    return node.op == "QuantizeLinear"
 
 
 def is_dequantize(node: Node) -> bool:
     """Whether ``node`` is a DequantizeLinear."""
-    return node.op_type == "DequantizeLinear" and node.domain in DOMAINS
-
-
-def moved_operands(node: Node) -> tuple[Value, ...]:
-    """The operands whose elements a mover moves."""
-    operands = node.inputs if node.op == "Concat" else node.inputs[:1]
-    return tuple(value for value in operands if value is not None)
-
-
-def moved_outputs(node: Node) -> tuple[Value, ...]:
-    """The results that hold these elements."""
-    return node.outputs[:1] if node.op == "MaxPool" else node.outputs
+    return node.op == "DequantizeLinear"
 
 
 # -- which values get which numbers --------------------------------------------------------------
@@ -121,18 +101,36 @@ def linear_quant(node: Node) -> Quant | str:
     zeros = np.zeros(scale.size) if zero_point is None else zero_point
     if storage == "int32" and np.any(np.asarray(zeros) != 0):
         return "an int32 tensor with a zero point is not allowed"
-    axis, rank = int(attribute(node, "axis")), integer.tensor.rank
-    if scale.size > 1 and rank is None:
-        return "the rank of what it quantizes by channel is not known"
+    axis = None if scale.size == 1 else _channel_axis(node, scale, integer.tensor)
+    if isinstance(axis, str):
+        return axis
     try:
-        return Quant.make(
-            storage,
-            scale,
-            np.asarray(zeros).astype(np.int64),
-            axis % (rank or 1) if scale.size > 1 else None,
-        )
+        return Quant.make(storage, scale, np.asarray(zeros).astype(np.int64), axis)
     except ValueError as error:
         return str(error)
+
+
+def _channel_axis(node: Node, scale: Array, type: TensorType) -> int | str:
+    """The axis that several scales speak of, or why there is none.
+
+    A scale of the tensor's own rank that has one axis of more than one entry speaks of that axis,
+    whatever the attribute says (ONNX asks for rank 1, and not every quantizer keeps to it).
+    """
+    rank = type.rank
+    if rank is None or type.shape is None:
+        return "the rank of what it quantizes by channel is not known"
+    axis = int(attribute(node, "axis"))
+    if scale.ndim > 1:
+        long = [index for index, size in enumerate(scale.shape) if size > 1]
+        if scale.ndim != rank or len(long) != 1:
+            return "it has a scale for other than the channels of one axis"
+        axis = long[0]
+    if not -max(rank, 1) <= axis < rank and rank != 1:
+        return f"its axis {axis} is none of the {rank} that it quantizes"
+    size = type.shape[axis % rank] if rank else 1
+    if isinstance(size, int) and size != scale.size:
+        return f"its {scale.size} scales are not as many as the {size} entries of axis {axis}"
+    return axis % max(rank, 1)
 
 
 def _real_side(node: Node) -> Value:
@@ -220,13 +218,26 @@ class _Candidates:
             return node.output is value and linear_quant(node) == quant
         if is_dequantize(node):
             return node.operand(0) is value and linear_quant(node) == quant
-        if node.op not in MOVERS or not quant.per_tensor:
+        if not quant.per_tensor:
+            return False
+        if node.op in READERS:
+            return node.operand(0) is value
+        if node.op not in MOVERS or not can_move(node, quant.storage):
             return False
         ends = (*moved_operands(node), *moved_outputs(node))
-        return value in ends and all(self.found.get(end) == quant for end in ends)
+        return value in ends and all(
+            end.is_constant or self.found.get(end) == quant for end in ends
+        )
 
 
 # -- rewriting -----------------------------------------------------------------------------------
+
+
+def _is_stored(value: Value, found: dict[Value, Quant]) -> bool:
+    """Whether ``value`` has a quantized type, or gets one when the inputs do."""
+    if value in found:
+        return True
+    return isinstance(value.type, TensorType) and value.type.quant is not None
 
 
 def _import_dequantize(node: Node, found: dict[Value, Quant], rewriter: Rewriter) -> None:
@@ -287,39 +298,3 @@ def _drop(node: Node, value: Value, rewriter: Rewriter) -> None:
     rewriter.erase(node)
     for operand in operands:
         rewriter.erase_dead(operand)
-
-
-def _move_on_the_float_side(node: Node, found: dict[Value, Quant], rewriter: Rewriter) -> None:
-    """Dequantize in front of a mover of integers, and quantize again behind it."""
-    quant = found[moved_outputs(node)[0]]
-    for index, value in enumerate(node.inputs):
-        if value is None or value not in moved_operands(node):
-            continue
-        real = rewriter.insert(
-            "q.dequantize",
-            [value],
-            [value.tensor.with_element("float32")],
-            name=rewriter.graph.fresh_name(f"{value.name}_real"),
-            before=node,
-        )
-        rewriter.replace_input(node, index, real.output)
-    for output in moved_outputs(node):
-        stored = output.tensor.with_element(quant)
-        rewriter.set_type(output, output.tensor.with_element("float32"))
-        again = _insert_behind(node, output, stored, rewriter)
-        rewriter.replace_uses(output, again.output, except_node=again)
-
-
-def _insert_behind(node: Node, value: Value, type: TensorType, rewriter: Rewriter) -> Node:
-    graph = node.graph
-    if graph is None:
-        raise ValueError(f"node '{node.label}' is in no graph")
-    following = graph.nodes[graph.nodes.index(node) + 1 :]
-    rewriter.changes += 1
-    return graph.create_node(
-        "q.quantize",
-        [value],
-        [type],
-        name=graph.fresh_name(f"{value.name}_stored"),
-        before=following[0] if following else None,
-    )
