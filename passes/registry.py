@@ -20,6 +20,7 @@ PASS_MODULES = (
     "qcc.passes.use_lookups",
     "qcc.passes.expand_conv_transpose",
     "qcc.passes.eliminate_dead",
+    "qcc.passes.import_dynamic",
     "qcc.passes.import_qdq",
     "qcc.passes.suit_onnxruntime",
     "qcc.passes.share_dequantize",

@@ -17,6 +17,7 @@ from qcc.passes.equalize_channels import (
     equalize_channels,
 )
 from qcc.passes.fusion_plan import FusionPlan
+from qcc.passes.import_dynamic import is_dynamic
 from qcc.passes.insert_observers import Observation, insert_observers, plan_observation
 from qcc.passes.manager import PassManager, parse_pass_list
 from qcc.passes.migrate_outliers import LAST_EXTREMES, migratable, migrate_outliers
@@ -39,7 +40,7 @@ FLOAT_PASSES = (
 )
 """What happens to a float model before anything is quantized."""
 
-IMPORT_PASSES = "fold-constants,canonicalize,import-qdq,eliminate-dead"
+IMPORT_PASSES = "fold-constants,import-dynamic,canonicalize,import-qdq,eliminate-dead"
 """What happens to a model that holds its own Q/DQ."""
 
 LEAST_LOCAL_DB = 15.0
@@ -177,7 +178,7 @@ def is_quantized(graph: Graph) -> bool:
     if graph.stage is Stage.NUMBERED:
         return True
     marks = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "QGemm")
-    return any(node.op_type in marks for node in graph.walk())
+    return is_dynamic(graph) or any(node.op_type in marks for node in graph.walk())
 
 
 def import_quantized(graph: Graph) -> QuantizedModel:
