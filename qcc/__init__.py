@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from qcc.compiler import ExportedModel, compile
+    from qcc.compiler import compile
     from qcc.errors import QccError
+    from qcc.exports import ExportedModel
     from qcc.ir.core import Graph
     from qcc.onnxio import read_onnx, write_onnx
     from qcc.pipeline import convert, prepare
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "BackendConfig": "qcc.quant.backend_config",
     "Executable": "qcc.runtime.executable",
-    "ExportedModel": "qcc.compiler",
+    "ExportedModel": "qcc.exports",
     "Graph": "qcc.ir.core",
     "QConfig": "qcc.quant.qconfig",
     "QConfigMapping": "qcc.quant.qconfig_mapping",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qcc.errors import ConfigError, ModelError
+from qcc.exports import ExportedModel, ExportOptions, export_model, first_samples
 from qcc.ir.core import Array, Graph
 from qcc.outputs import check_form, check_output, output_notes, write_output, written_bytes
 from qcc.quant.report import CompileReport
@@ -22,24 +23,6 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, "int | None"], None]
 
 
-class ExportedModel:
-    """A quantized model for another runtime: Q/DQ ONNX that was loaded and run before it is given.
-
-    ``graph`` is the NUMBERED graph, ``report`` says what became of each node.
-    """
-
-    def __init__(self, quantized: QuantizedModel, report: CompileReport, opset: int) -> None:
-        self.graph = quantized.graph
-        self.report = report
-        self.opset = opset
-
-    def save(self, path: Path | str) -> None:
-        """Write the model as ONNX (atomically); raises OutputError when that cannot be."""
-        from qcc.onnxio import write_onnx
-
-        write_onnx(self.graph, Path(path), opset=self.opset)
-
-
 def compile(
     model: Path | str | bytes | Graph,
     calibration: Iterable[Mapping[str, Array]] | None = None,
@@ -49,6 +32,7 @@ def compile(
     qconfig_mapping: QConfigMapping | None = None,
     observer: str | None = None,
     opset: int = 21,
+    float_type: str = "float32",
     tune: float = 0.0,
     precision: str = "int8",
     progress: Progress | None = None,
@@ -59,7 +43,8 @@ def compile(
     QuantizeLinear/DequantizeLinear needs none.  ``target`` is ``host``, an instruction set, or
     ``onnx``: native targets give an Executable, export targets an ExportedModel; both have
     ``save`` and ``report``.  ``observer`` names the activation observer of the default mapping.
-    ``tune`` seconds go into measuring schedules of matrix kernels on this machine.
+    ``opset`` and ``float_type`` (``float32`` or ``float16``: what is not quantized) are those of an
+    exported model.  ``tune`` seconds go into measuring schedules of matrix kernels on this machine.
     ``progress(stage, done, total)`` is called on the way.
 
     With ``precision="float32"`` nothing is quantized, and what has float32 kernels is compiled as
@@ -68,6 +53,7 @@ def compile(
     Raises ModelError, DataError or ConfigError in one sentence.
     """
     backend = backend_name(target)
+    options = ExportOptions(opset, float_type)
     _check_tuning(target, tune)
     quantizing = {"qconfig": qconfig_mapping, "observer": observer, "tune": tune}
     whole = _check_precision(precision, target, quantizing)
@@ -77,7 +63,7 @@ def compile(
     quantized = quantize(graph, calibration, backend, qconfig_mapping, observer, progress)
     size = _model_bytes(model)
     if target in export_targets():
-        return _exported(quantized, target, opset, size)
+        return export_model(quantized, target, options, size, progress)
     return _native(quantized, target, threads, size, tune)
 
 
@@ -203,22 +189,6 @@ def _mapping(mapping: QConfigMapping | None, observer: str | None, config: Any) 
     return mapping_with_observer(observer, config.name)
 
 
-def _exported(quantized: QuantizedModel, target: str, opset: int, size: int) -> ExportedModel:
-    from qcc.runtime.export_check import check_export, float_outputs, output_sqnr
-
-    samples = _first_samples(quantized)
-    check = check_export(quantized.graph, opset, samples)
-    exact = float_outputs(quantized.float_graph, samples)
-    report = quantized.report.with_(
-        target=target,
-        model_bytes=size,
-        output_bytes=check.model_bytes,
-        weight_bytes=check.weight_bytes,
-        output_sqnr_db=output_sqnr(exact, check.outputs),
-    )
-    return ExportedModel(quantized, report, opset)
-
-
 def _native(
     quantized: QuantizedModel, target: str, threads: int, size: int, tune: float
 ) -> Executable:
@@ -226,7 +196,7 @@ def _native(
     from qcc.runtime.export_check import float_outputs, output_sqnr
     from qcc.runtime.report import merge_reports
 
-    samples = _first_samples(quantized)
+    samples = first_samples(quantized)
     shapes = _shapes_to_compile(quantized.graph, samples)
     executable = codegen(
         quantized.graph, target, threads, shapes=shapes, tune=tune, samples=samples
@@ -267,14 +237,6 @@ def _shapes_to_compile(graph: Graph, samples: list[dict[str, Array]]) -> dict[st
     }
 
 
-def _first_samples(quantized: QuantizedModel) -> list[dict[str, Array]]:
-    """A few of the kept calibration batches."""
-    from qcc.runtime.export_check import SAMPLES
-
-    kept = quantized.samples
-    return [] if kept is None else [kept[index] for index in range(min(SAMPLES, len(kept)))]
-
-
 def _model_bytes(model: Path | str | bytes | Graph) -> int:
     if isinstance(model, Graph):
         return 0
@@ -294,6 +256,7 @@ def compile_file(
     observer: str | None = None,
     threads: int = 1,
     opset: int = 21,
+    float_type: str = "float32",
     tune: float = 0.0,
     precision: str = "int8",
     weights_file: bool = False,
@@ -315,6 +278,7 @@ def compile_file(
         qconfig_mapping=mapping,
         observer=observer,
         opset=opset,
+        float_type=float_type,
         tune=tune,
         precision=precision,
         progress=progress,

@@ -1,7 +1,7 @@
 """Hold exported Q/DQ models, op by op in onnxruntime, against the reference evaluator.
 
 Each model is quantized for target onnx with defaults; every group of its Q/DQ form runs in
-onnxruntime with all optimizations off (see ``tests/differential/exported_ops.py``) on the inputs
+onnxruntime with all optimizations off (see ``qcc/runtime/op_by_op.py``) on the inputs
 that the reference computed.  Prints a line a model; the exit code is 1 where a stored value differs
 by more than a step or a float by more than 1e-5 of the largest (of 0.05 where all are smaller).
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from qcc.backends.registry import backend_config
-from tests.differential.exported_ops import Comparison, compare_export
+from qcc.runtime.op_by_op import Comparison, compare_export
 from tests.differential.models import DIGITS, sample, zoo_names
 
 BACKEND = "onnx"

@@ -48,6 +48,14 @@ def compile_model(
     opset: Annotated[
         int, typer.Option("--opset", help="Opset of an exported ONNX model (10 to 25).")
     ] = 21,
+    float_type: Annotated[
+        str,
+        typer.Option(
+            "--float-type",
+            metavar="float32|float16",
+            help="What everything that is not quantized computes in, in an exported model.",
+        ),
+    ] = "float32",
     tune: Annotated[
         float,
         typer.Option(
@@ -80,6 +88,8 @@ def compile_model(
 
       qcc compile model.onnx --calib samples.npz -o model.int8.onnx
 
+      qcc compile model.onnx --calib samples.npz --target tensorrt -o model.trt.onnx
+
       qcc compile model.onnx --calib photos/ --image-size 224 --mean 0.485,0.456,0.406
       --std 0.229,0.224,0.225 -o model.qcc
 
@@ -107,6 +117,7 @@ def compile_model(
             observer=observer,
             threads=threads,
             opset=opset,
+            float_type=float_type,
             tune=tune,
             precision=precision,
             weights_file=weights_file,

@@ -80,7 +80,8 @@ detectors decide by, and the full range, which wastes steps on outliers (``docs/
 """
 
 _SIGNED = default_activation_observer.with_args(dtype="int8")
-_SYMMETRIC = _SIGNED.with_args(qscheme="per_tensor_symmetric")
+_SYMMETRIC = _SIGNED.with_args(qscheme="per_tensor_symmetric", quant_min=-128, quant_max=127)
+"""The whole range of int8, which is what QuantizeLinear gives: a narrower one would need a Clip."""
 _REDUCED = HistogramObserver.with_args(reduce_range=True)
 _XNNPACK_EPS = 2.0**-12
 """XNNPACK's factors of requantization lie in [2^-32, 256), which smaller scales could leave."""

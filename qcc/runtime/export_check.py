@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,21 +38,18 @@ class ExportCheck:
     outputs: tuple[Mapping[str, Array], ...] = field(repr=False, default=())
 
 
-def check_export(graph: Graph, opset: int, samples: Sequence[Mapping[str, Array]]) -> ExportCheck:
-    """Load the ONNX form of a NUMBERED ``graph`` in onnxruntime and run it on ``samples``.
+def check_export(graph: Graph, path: Path, samples: Sequence[Mapping[str, Array]]) -> ExportCheck:
+    """Load the ONNX form of a NUMBERED ``graph``, at ``path``, and run it on ``samples``.
+
+    Nothing else lies in its folder.
 
     Optimizations are off and Q/DQ nodes run as they are written, so that the file itself is what is
     tested.  Raises ModelError when onnxruntime refuses the model, or computes something else.
     """
-    from qcc.onnxio import write_onnx
     from qcc.ref.evaluate import evaluate
 
-    # A file, not a string: models over 2 GB cannot be serialized in one piece.
-    with tempfile.TemporaryDirectory(prefix="qcc-export-") as folder:
-        path = Path(folder) / "model.onnx"
-        write_onnx(graph, path, opset=opset)
-        size = sum(file.stat().st_size for file in Path(folder).iterdir())
-        session = _session(path)
+    size = sum(file.stat().st_size for file in path.parent.iterdir())
+    session = _session(path)
     names = [output.name for output in session.get_outputs()]
     outputs = []
     least: float | None = None

@@ -11,7 +11,7 @@ from qcc.backends.onnx.config import CONFIG
 from qcc.passes.lower import lower
 from qcc.passes.specialize import specialize_graph
 from qcc.ref.evaluate import evaluate
-from tests.differential.exported_ops import Comparison, OpGroup, compare_export, op_groups
+from qcc.runtime.op_by_op import Comparison, OpGroup, compare_export, op_groups
 from tests.differential.models import DIGITS, sample
 from tests.passes.numbered import Numbered
 
@@ -83,9 +83,9 @@ def test_shared_floats_end_a_group() -> None:
 def compare_with_wrong_reference(
     monkeypatch: pytest.MonkeyPatch, step: int, error: float
 ) -> Comparison:
-    from tests.differential import exported_ops
+    from qcc.runtime import op_by_op
 
-    right = exported_ops._in_onnxruntime
+    right = op_by_op._in_onnxruntime
 
     def wrong(group: OpGroup, arrays: list[np.ndarray]) -> list[np.ndarray]:
         return [
@@ -93,7 +93,7 @@ def compare_with_wrong_reference(
             for array in right(group, arrays)
         ]
 
-    monkeypatch.setattr(exported_ops, "_in_onnxruntime", wrong)
+    monkeypatch.setattr(op_by_op, "_in_onnxruntime", wrong)
     feed = {"x": np.linspace(0.5, 1, 6, dtype=np.float32).reshape(2, 3)}
     return compare_export(branched().graph, CONFIG.patterns, [feed])
 

@@ -1,0 +1,224 @@
+"""Models for other runtimes: written, checked, and only then given to anybody.
+
+An export is loaded and run in onnxruntime, held against the rules of its target, and for TensorRT
+put through NVIDIA's own parser and builder where they are installed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qcc.errors import ConfigError, ModelError
+from qcc.ir.core import Array, Graph, Node
+from qcc.quant.report import CompileReport
+
+if TYPE_CHECKING:
+    from qcc.lint import LintReport
+    from qcc.pipeline import QuantizedModel
+    from qcc.runtime.tensorrt_builder import BuilderReport
+
+Progress = Callable[[str, int, "int | None"], None]
+
+STAGE = "check export"
+
+TENSORRT = "tensorrt"
+"""The target whose exports NVIDIA's builder can check."""
+
+FLOAT_TYPES = ("float32", "float16")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How an exported model is written.
+
+    ``opset``: 10 to 25; ``float_type``: what everything that is not quantized computes in
+    (``float32`` or ``float16``; the model's inputs and outputs keep their types).
+    Raises ConfigError for others.
+    """
+
+    opset: int = 21
+    float_type: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Check the names."""
+        if self.float_type not in FLOAT_TYPES:
+            known = " or ".join(FLOAT_TYPES)
+            raise ConfigError(f"there is no float type '{self.float_type}': use {known}")
+
+
+class ExportedModel:
+    """A quantized model for another runtime: Q/DQ ONNX that was loaded and run before it is given.
+
+    ``graph`` is the NUMBERED graph, ``report`` says what became of each node, ``lint`` what the
+    rules of the target say of the file (None for a target without rules), ``built`` what NVIDIA's
+    builder said (None where it was not asked), ``shapes`` those of a sample input.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        report: CompileReport,
+        options: ExportOptions,
+        lint: LintReport | None = None,
+        built: BuilderReport | None = None,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> None:
+        self.graph = graph
+        self.report = report
+        self.options = options
+        self.lint = lint
+        self.built = built
+        self.shapes = dict(shapes or {})
+
+    def save(self, path: Path | str) -> None:
+        """Write the model as ONNX (atomically); raises OutputError when that cannot be.
+
+        For TensorRT, a script with the commands that build, time and compare it lies beside it.
+        """
+        from qcc.onnxio import write_onnx
+
+        path = Path(path)
+        write_onnx(self.graph, path, opset=self.options.opset)
+        if self.report.target == TENSORRT:
+            from qcc.runtime.tensorrt_script import write_script
+
+            write_script(self.graph, path, self.shapes)
+
+
+def export_model(
+    quantized: QuantizedModel,
+    target: str,
+    options: ExportOptions,
+    model_bytes: int = 0,
+    progress: Progress | None = None,
+) -> ExportedModel:
+    """Write a quantized model for ``target`` and check what was written.
+
+    Raises ModelError where onnxruntime refuses the file or computes something else, and where it
+    breaks a rule of the target: these are errors of qcc, not of the model.
+    """
+    from qcc.onnxio import write_onnx
+    from qcc.runtime.export_check import check_export, float_outputs, output_sqnr
+
+    graph = quantized.graph
+    samples = first_samples(quantized)
+    say = progress or (lambda stage, done, total: None)
+    with tempfile.TemporaryDirectory(prefix="qcc-export-") as folder:
+        # A file, not a string: models over 2 GB cannot be serialized in one piece.
+        path = Path(folder) / "model.onnx"
+        write_onnx(graph, path, opset=options.opset)
+        say(STAGE, 1, 5)
+        check = check_export(graph, path, samples)
+        say(STAGE, 2, 5)
+        compared = _compared(graph, samples)
+        say(STAGE, 3, 5)
+        lint = _linted(path, target)
+        say(STAGE, 4, 5)
+        shapes = {name: array.shape for name, array in samples[0].items()} if samples else {}
+        built = _built(path, target, shapes)
+        say(STAGE, 5, 5)
+    exact = float_outputs(quantized.float_graph, samples)
+    found = (*compared, *_lint_notes(lint), *_builder_notes(graph, target, built))
+    notes = (*quantized.report.notes, *found)
+    report = quantized.report.with_(
+        target=target,
+        model_bytes=model_bytes,
+        output_bytes=check.model_bytes,
+        weight_bytes=check.weight_bytes,
+        output_sqnr_db=output_sqnr(exact, check.outputs),
+        notes=notes,
+    )
+    return ExportedModel(graph, report, options, lint, built, shapes)
+
+
+def first_samples(quantized: QuantizedModel) -> list[dict[str, Array]]:
+    """A few of the kept calibration batches."""
+    from qcc.runtime.export_check import SAMPLES
+
+    kept = quantized.samples
+    return [] if kept is None else [kept[index] for index in range(min(SAMPLES, len(kept)))]
+
+
+def _compared(graph: Graph, samples: list[dict[str, Array]]) -> tuple[str, ...]:
+    """What op by op on the first sample showed, in one sentence."""
+    from qcc.backends.native_patterns import NATIVE_PATTERNS
+    from qcc.runtime.op_by_op import compare_export
+
+    found = compare_export(graph, NATIVE_PATTERNS, samples[:1])
+    elements = sum(item.elements for item in found.stored)
+    if not elements:
+        return ()
+    return (
+        f"op by op in onnxruntime, {found.share:.2g} of {elements} stored values differ from the "
+        f"reference, by at most {found.worst_steps} step(s)",
+        *(f"op by op, {item.sentence}" for item in found.refused),
+    )
+
+
+def _linted(path: Path, target: str) -> LintReport | None:
+    from qcc.lint import PROFILES, lint_model
+
+    if target not in PROFILES:
+        return None
+    report = lint_model(path, target)
+    if report.errors:
+        raise ModelError(
+            f"the export breaks a rule of {target}: {report.errors[0]}; this is an error of qcc: "
+            "please report the model"
+        )
+    return report
+
+
+def _lint_notes(lint: LintReport | None) -> tuple[str, ...]:
+    return () if lint is None else tuple(str(finding) for finding in lint.warnings)
+
+
+# -- TensorRT --------------------------------------------------------------------------------------
+
+
+def _built(path: Path, target: str, shapes: Mapping[str, tuple[int, ...]]) -> BuilderReport | None:
+    """What NVIDIA's builder says of a file; None where there is none, or it is not for TensorRT."""
+    from qcc.runtime.tensorrt_builder import build, installed
+
+    if target != TENSORRT or installed() is None:
+        return None
+    report = build(path.read_bytes(), shapes)
+    if report.errors:
+        raise ModelError(
+            f"{report.library} refuses the exported model: {report.errors[0]}; this is an error of "
+            "qcc or a limit of TensorRT: please report the model"
+        )
+    return report
+
+
+def _builder_notes(graph: Graph, target: str, built: BuilderReport | None) -> tuple[str, ...]:
+    from qcc.runtime.tensorrt_builder import MISSING
+
+    if target != TENSORRT:
+        return ()
+    if built is None:
+        return (MISSING,)
+    expected = [node.name for node in int8_layers(graph)]
+    floats = built.not_int8(expected)
+    total = len(expected)
+    notes = [f"{built.library} runs {total - len(floats)} of {total} int8 layers on int8 values"]
+    notes += [f"it runs '{name}' as {built.types_of(name)}" for name in floats]
+    notes += [f"it warns: {warning}" for warning in built.warnings]
+    return tuple(notes)
+
+
+def int8_layers(graph: Graph) -> list[Node]:
+    """The nodes of a NUMBERED graph that multiply 8-bit values: both operands are dequantized."""
+    return [
+        node
+        for node in graph.nodes
+        if node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul")
+        and all(
+            value.producer is not None and value.producer.op == "q.dequantize"
+            for value in (node.operand(0), node.operand(1))
+        )
+    ]
