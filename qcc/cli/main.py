@@ -14,6 +14,7 @@ import typer
 from qcc import __version__
 from qcc.cli import compile as compile_command
 from qcc.cli import inspect as inspect_commands
+from qcc.cli import lint as lint_command
 from qcc.cli import measure as measure_commands
 from qcc.cli.console import words
 from qcc.cli.crash import write_reproducer
@@ -39,6 +40,7 @@ NOT_EVERYWHERE = {
 compile_command.register(app)
 measure_commands.register(app)
 inspect_commands.register(app)
+lint_command.register(app)
 
 
 def _version(value: bool) -> None:

@@ -29,7 +29,7 @@ def lint_model(
     index = open_index(model, folder)
     found: list[Finding] = []
     for rule in rules:
-        found += rule.findings(index)
+        found += map(rule.finding, rule.problems(index))
     return LintReport(target, tuple(sorted(found, key=lambda f: _ORDER[f.severity])))
 
 

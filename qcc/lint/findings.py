@@ -72,16 +72,10 @@ class Rule:
         """Every problem of the model that this rule knows of, each once."""
         return iter(dict.fromkeys(self.check(index)))
 
-    def findings(self, index: ModelIndex) -> Iterator[Finding]:
-        """The same as findings."""
-        for problem in self.problems(index):
-            yield Finding(
-                self.id,
-                self.severity,
-                problem.operation.label,
-                problem.message,
-                problem.repair is not None,
-            )
+    def finding(self, problem: Problem) -> Finding:
+        """What is said of a problem."""
+        fixable = problem.repair is not None
+        return Finding(self.id, self.severity, problem.operation.label, problem.message, fixable)
 
 
 @dataclass(frozen=True)

@@ -33,11 +33,12 @@ class WriteZeroPoint:
 
 
 @dataclass(frozen=True)
-class ShiftToSigned:
-    """Store the uint8 values of a group of Q/DQ nodes as int8, shifted by 128, zero point too."""
+class StoreSigned:
+    """Store the uint8 values of a group of Q/DQ nodes as int8, less ``shift``, zero point too."""
 
     quantizers: tuple[Operation, ...]
-    stored: tuple[Tensor, ...]
+    stored: Tensor
+    shift: int
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class MakeSymmetric:
     """
 
     quantizers: tuple[Operation, ...]
-    stored: tuple[Tensor, ...]
+    stored: Tensor
     low: float
     high: float
 
@@ -75,21 +76,21 @@ class UseOnnxDomain:
 
 
 @dataclass(frozen=True)
-class NameNode:
-    """Give a node a name that no other node has."""
+class NameNodes:
+    """Give nodes names that no other node has."""
 
-    operation: Operation
+    operations: tuple[Operation, ...]
 
 
 Repair: TypeAlias = (
     SetAxis
     | RequantizeWeight
     | WriteZeroPoint
-    | ShiftToSigned
+    | StoreSigned
     | MakeSymmetric
     | FloatBias
     | SetZeroScales
     | UseOnnxDomain
-    | NameNode
+    | NameNodes
 )
 """What can be repaired."""

@@ -20,7 +20,7 @@ from qcc.lint.quantizers import (
     products,
     quantizers,
 )
-from qcc.lint.repairs import FloatBias
+from qcc.lint.repairs import FloatBias, StoreSigned
 from qcc.lint.scales import bad_scale
 from qcc.lint.symmetry import onnx_domain, symmetric
 
@@ -82,6 +82,19 @@ def harmless(group: Group) -> bool:
     if data is None or zeros is None or data.dtype != np.uint8:
         return False
     return not zeros.any() and int(data.max(initial=0)) <= LARGEST_INT8
+
+
+def small_unsigned(index: ModelIndex) -> Iterator[Problem]:
+    """Constants are stored as int8 even where uint8 means the same numbers."""
+    for group in groups(index):
+        if group.lead.storage == "uint8" and harmless(group):
+            nodes = tuple(member.operation for member in group.members)
+            yield Problem(
+                group.lead.operation,
+                "its constant is stored as uint8, which TensorRT takes for int8 with a warning (no "
+                "value is above 127, so the numbers are right): store it as int8",
+                None if group.others else StoreSigned(nodes, group.stored, 0),
+            )
 
 
 # -- E2: zero points -------------------------------------------------------------------------------
