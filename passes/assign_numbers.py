@@ -83,7 +83,7 @@ class _Numbering:
         for group in self.plan.groups:
             quant = None if group.float_output else _stored_as(group.root.output)
             self.done.quants[group.key] = quant
-            if len(group.root.output.users) == 1:
+            if len(group.root.output.uses) == 1:
                 self._drop_activation(group, quant)
         self.graph.stage = Stage.NUMBERED
         return self.done

@@ -165,9 +165,9 @@ def _is_first(conv: Node) -> bool:
 
 
 def is_no_vector(match: Match) -> str | None:
-    """A matched matrix product of rank 2 with more than one row and column."""
+    """A matched matrix product of more than one row and column, or of higher rank than 2."""
     shape = _shape(match.node("matmul").output)
-    if shape is not None and len(shape) == 2 and 1 in shape:
+    if shape is not None and (len(shape) == 1 or (len(shape) == 2 and 1 in shape)):
         return VECTOR.format(list(shape))
     return None
 
