@@ -17,7 +17,8 @@ def node_names(index: ModelIndex) -> Iterator[Problem]:
         named[operation.proto.name].append(operation)
     unnamed = named.pop("", [])
     if unnamed:
-        rest = f" (and {len(unnamed) - 1} other nodes)" if len(unnamed) > 1 else ""
+        others = len(unnamed) - 1
+        rest = f" (and {others} other node{'s' if others > 1 else ''})" if others else ""
         yield Problem(
             unnamed[0],
             f"it has no name{rest}, and layers, errors and profiles are called by the names of "
