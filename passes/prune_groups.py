@@ -7,8 +7,8 @@ stays float where its conversions would cost more than int8 saves (``weigh_islan
 
 *Before readers*: a layer with weights always stays.  The others save bandwidth, and only where a
 neighbour is quantized anyway: an Add of a skip connection where the layer stays whose kernel adds
-it, a pool or a normalization where its operand comes from such a layer, what moves values where,
-besides, somebody reads the result quantized.
+it, a pool or a normalization where its operand comes from such a layer and the result is not the
+caller's, what moves values where, besides, somebody reads the result quantized.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from qcc.quant.qconfig import QConfig
 ISLAND = "no operand comes from a quantized node, so quantizing it would only add conversions"
 TAIL = "only float nodes read its result, so quantizing it would save nothing"
 ALONE = "its float operand does not come from a quantized layer that it could be fused with"
+GIVEN = "its result is the model's, so quantizing what it reads would only cost precision"
 CONVERSION = "an operand is float, and would lose precision for a conversion more"
 MIXED = "a float node reads its result, which would lose precision for a conversion more"
 POOLS = frozenset({"MaxPool", "GlobalMaxPool", "AveragePool", "GlobalAveragePool"})
@@ -111,19 +112,27 @@ def _obstacle(group: FusionGroup, given: set[Value], stored: set[Value]) -> str 
 
 
 def _with_readers(groups: Sequence[FusionGroup], selection: Selection) -> list[FusionGroup]:
-    """Keep what moves values only where they are read quantized."""
+    """Keep what moves values where it is read quantized, the rest unless it is only given away."""
     read: set[Value] = set()
     kept = []
     for group in reversed(groups):
         wanted = any(value in read for value in group.outputs)
-        if moves(group) and not wanted:
-            selection.drop(group, TAIL)
+        sentence = None if wanted or group.is_weighted or group.floats else _waste(group)
+        if sentence is not None:
+            selection.drop(group, sentence)
             continue
         read.update(group.inputs)
         floats = not wanted and gives_float(group, selection.backend)
         kept.append(replace(group, float_output=floats))
     kept.reverse()
     return kept
+
+
+def _waste(group: FusionGroup) -> str | None:
+    """Why a group whose result nobody reads quantized saves nothing."""
+    if moves(group):
+        return TAIL
+    return GIVEN if any(value.is_output for value in group.outputs) else None
 
 
 # -- behind producers ------------------------------------------------------------------------------
