@@ -20,10 +20,13 @@ PASS_MODULES = (
     "qcc.passes.use_lookups",
     "qcc.passes.expand_conv_transpose",
     "qcc.passes.eliminate_dead",
+    "qcc.passes.import_clips",
     "qcc.passes.import_dynamic",
     "qcc.passes.import_qdq",
     "qcc.passes.suit_onnxruntime",
     "qcc.passes.share_dequantize",
+    "qcc.passes.bare_movements",
     "qcc.passes.name_nodes",
+    "qcc.passes.use_float16",
     "qcc.backends.graph_passes",
 )

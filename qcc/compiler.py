@@ -164,11 +164,13 @@ def quantize(
 ) -> QuantizedModel:
     """The Q/DQ form of ``graph`` for ``backend``, by calibration or from its own Q/DQ nodes."""
     from qcc.backends.registry import backend_config
-    from qcc.pipeline import convert, import_quantized, is_quantized, prepare
+    from qcc.foreign import take_over
+    from qcc.pipeline import convert, is_quantized, prepare
 
     config = backend_config(backend)
     if is_quantized(graph):
-        return import_quantized(graph)
+        chosen = _mapping(mapping, observer, config)
+        return take_over(graph, config, calibration, chosen, progress)
     if calibration is None:
         raise ConfigError(
             "a float model needs sample inputs to calibrate with: give --calib DATA "

@@ -110,9 +110,10 @@ def export_model(
     with tempfile.TemporaryDirectory(prefix="qcc-export-") as folder:
         # A file, not a string: models over 2 GB cannot be serialized in one piece.
         path = Path(folder) / "model.onnx"
-        write_onnx(graph, path, opset=options.opset)
+        written = _in_float_type(graph, options.float_type)
+        write_onnx(written, path, opset=options.opset)
         say(STAGE, 1, 5)
-        check = check_export(graph, path, samples)
+        check = check_export(graph, path, samples, options.float_type)
         say(STAGE, 2, 5)
         compared = _compared(graph, samples)
         say(STAGE, 3, 5)
@@ -132,7 +133,18 @@ def export_model(
         output_sqnr_db=output_sqnr(exact, check.outputs),
         notes=notes,
     )
-    return ExportedModel(graph, report, options, lint, built, shapes)
+    return ExportedModel(written, report, options, lint, built, shapes)
+
+
+def _in_float_type(graph: Graph, float_type: str) -> Graph:
+    """``graph``, or a copy whose float side has another type."""
+    from qcc.passes.manager import PassManager, parse_pass_list
+
+    if float_type == "float32":
+        return graph
+    copy = graph.clone()
+    PassManager(parse_pass_list("use-float16,name-nodes")).run(copy)
+    return copy
 
 
 def first_samples(quantized: QuantizedModel) -> list[dict[str, Array]]:

@@ -27,6 +27,9 @@ QUANTIZED_SINCE = {"int8": 10, "uint8": 10, "int32": 10} | dict.fromkeys(
 
 PER_AXIS_SINCE = 13
 
+FLOAT16_SINCE = 19
+"""The first opset whose Q/DQ ops take float16."""
+
 Writer = Callable[[Emitter, Node], list[NodeProto]]
 
 
@@ -71,7 +74,10 @@ def _linear(
 ) -> NodeProto:
     shape = () if quant.axis is None else (len(quant.scale),)
     base = result.name if op == "QuantizeLinear" else source
-    scale = emitter.share(f"{base}_scale", quant.scales.reshape(shape), "float32")
+    real = (node.operand(0) if op == "QuantizeLinear" else node.output).tensor.storage
+    _check_real(emitter.opset, real, node)
+    scales = quant.scales.reshape(shape).astype(element_dtype(real))
+    scale = emitter.share(f"{base}_scale", scales, real)
     zeros = quant.zero_points.astype(element_dtype(quant.storage)).reshape(shape)
     # onnxruntime rewrites the zero point of a weight in place (``session.x64quantprecision``), and
     # refuses where another tensor uses the same initializer.
@@ -80,6 +86,14 @@ def _linear(
     if quant.axis is not None:
         proto.attribute.append(helper.make_attribute("axis", quant.axis))
     return proto
+
+
+def _check_real(opset: int, real: str, node: Node) -> None:
+    if real != "float32" and opset < FLOAT16_SINCE:
+        raise ConfigError(
+            f"'{node.label}' converts {real}, which needs opset {FLOAT16_SINCE}; write with opset "
+            f"{FLOAT16_SINCE} or newer, not {opset}."
+        )
 
 
 def _check(opset: int, quant: Quant, value: Value) -> None:

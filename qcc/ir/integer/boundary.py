@@ -13,6 +13,10 @@ from qcc.ir.ops import LATE, OpDefinition, Operand, define
 from qcc.ir.types import Quant
 
 
+REAL_TYPES = ("float32", "float16")
+"""Types of the float side; float16 only in graphs that are written for another runtime."""
+
+
 def _evaluate_quantize(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
     quant = quant_of(node.output)
     low, high = quant.range
@@ -30,8 +34,8 @@ def _evaluate_quantize(node: Node, arrays: Sequence[Array | None]) -> list[Array
 
 
 def _check_quantize(node: Node) -> str | None:
-    if not node.operand(0).tensor.is_float:
-        return f"the operand must be float32, not {node.operand(0).tensor.element}"
+    if node.operand(0).tensor.element not in REAL_TYPES:
+        return f"the operand must be float32 or float16, not {node.operand(0).tensor.element}"
     if node.output.tensor.quant is None:
         return "the result must have a quantized type"
     return None
@@ -40,9 +44,13 @@ def _check_quantize(node: Node) -> str | None:
 def _check_dequantize(node: Node) -> str | None:
     if node.operand(0).tensor.quant is None:
         return "the operand must have a quantized type"
-    if not node.output.tensor.is_float:
-        return "the result must be float32"
+    if node.output.tensor.element not in REAL_TYPES:
+        return f"the result must be float32 or float16, not {node.output.tensor.element}"
     return None
+
+
+def _evaluate_dequantize(node: Node, arrays: Sequence[Array | None]) -> list[Array]:
+    return [real(node, arrays, 0).astype(node.output.tensor.storage)]
 
 
 def _check_requantize(node: Node) -> str | None:
@@ -69,10 +77,10 @@ DEQUANTIZE = define(
     OpDefinition(
         "q.dequantize",
         (Operand("x"),),
-        lambda node, arrays: [real(node, arrays, 0)],
+        _evaluate_dequantize,
         stages=LATE,
         check=_check_dequantize,
-        doc="Contract 1: float32(q - zero_point) * scale.",
+        doc="Contract 1: float32(q - zero_point) * scale, rounded where the result is float16.",
     )
 )
 
