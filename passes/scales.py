@@ -4,7 +4,8 @@ The order is: fixed, observed, shared, merged.  A Concat covers the union of its
 An operand that only the Concat reads takes the Concat's parameters, so that its bytes need no
 second rounding; an operand that others read too does so only where its own range is at most
 :data:`CONCAT_SHARE_RATIO` times smaller.  For runtimes that join stored values only where all have
-one scale, a Concat, its operands and whatever shares theirs form one class of equal parameters.
+one scale, a Concat, its operands and whatever shares theirs form one class of equal parameters:
+those that the Concat's result needs.
 """
 
 from __future__ import annotations
@@ -30,14 +31,12 @@ def resolve_scales(
     plan: FusionPlan,
     observation: Observation,
     measured: Measured,
-    concat_shares_scale: bool = False,
 ) -> dict[str, QuantParams]:
     """The parameters of every value that ``plan`` quantizes, by name.
 
-    ``concat_shares_scale`` is the backend's: a Concat and its operands have one scale.
     Raises DataError when an observer has seen nothing.
     """
-    return _Resolution(plan, observation, measured, concat_shares_scale).run()
+    return _Resolution(plan, observation, measured).run()
 
 
 @dataclass
@@ -45,7 +44,6 @@ class _Resolution:
     plan: FusionPlan
     observation: Observation
     measured: Measured
-    concat_shares_scale: bool = False
     found: dict[str, QuantParams] = field(default_factory=dict)
     """Parameters by head, before Concats hand theirs back to their operands."""
 
@@ -53,7 +51,7 @@ class _Resolution:
         names = [value.name for value in self.plan.quantized_values()]
         for name in names:
             self._head(name)
-        if self.concat_shares_scale:
+        if self.plan.concat_shares_scale:
             equal = self._equal_in_classes()
             return {name: equal[self.observation.head(name)] for name in names}
         final = dict(self.found)
@@ -69,20 +67,24 @@ class _Resolution:
         return {name: final[self.observation.head(name)] for name in names}
 
     def _equal_in_classes(self) -> dict[str, QuantParams]:
-        """Parameters by head: those that Concats join cover the union of their ranges."""
+        """Parameters by head: those that Concats join are those that the joined values need.
+
+        A Concat's result holds all values of its operands, so its observer has seen them all.
+        """
         import networkx as nx
 
+        slots = self.observation.slots
         joined = nx.Graph()
         joined.add_nodes_from(self.found)
-        for head in self._merged_heads():
-            sources = self.observation.slots[head].sources
+        heads = [name for name in self.found if slots[name].kind == "joined"]
+        for head in heads:
+            sources = slots[head].sources
             joined.add_edges_from((head, self.observation.head(source)) for source in sources)
         equal = {}
         for members in nx.connected_components(joined):
-            ordered = [name for name in self.found if name in members]
-            slot = self.observation.slots[ordered[0]]
-            parts = [self.found[name] for name in ordered]
-            equal.update(dict.fromkeys(ordered, union_of(parts, slot)))
+            asked = [name for name in heads if name in members] or sorted(members)
+            parts = [self.found[name] for name in asked]
+            equal.update(dict.fromkeys(members, union_of(parts, slots[asked[0]])))
         return equal
 
     def _head(self, name: str) -> QuantParams:

@@ -50,7 +50,8 @@ def select_fusions(
         groups = prune_for_readers(groups, selection)
     else:
         groups = prune_behind_producers(groups, selection)
-    return FusionPlan(tuple(groups), selection.finish(groups), backend.placement)
+    refusals = selection.finish(groups)
+    return FusionPlan(tuple(groups), refusals, backend.placement, backend.concat_shares_scale)
 
 
 def order_patterns(patterns: Iterable[BackendPatternConfig]) -> tuple[BackendPatternConfig, ...]:

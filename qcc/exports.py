@@ -7,7 +7,7 @@ put through NVIDIA's own parser and builder where they are installed.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from qcc.quant.report import CompileReport
 if TYPE_CHECKING:
     from qcc.lint import LintReport
     from qcc.pipeline import QuantizedModel
+    from qcc.runtime.export_check import ExportCheck
     from qcc.runtime.tensorrt_builder import BuilderReport
 
 Progress = Callable[[str, int, "int | None"], None]
@@ -29,6 +30,12 @@ TENSORRT = "tensorrt"
 """The target whose exports NVIDIA's builder can check."""
 
 FLOAT_TYPES = ("float32", "float16")
+
+
+GOOD_DB = 30.0
+MOST_FLOAT16_LOSS_DB = 6.0
+"""How many dB an export in float16 may lose against the one in float32, whose excess over
+:data:`GOOD_DB` does not count."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,7 @@ def export_model(
         written = _in_float_type(graph, options.float_type)
         write_onnx(written, path, opset=options.opset)
         say(STAGE, 1, 5)
-        check = check_export(graph, path, samples, options.float_type)
+        check = check_export(graph, path, samples, rounded=written is not graph)
         say(STAGE, 2, 5)
         compared = _compared(graph, samples)
         say(STAGE, 3, 5)
@@ -123,6 +130,8 @@ def export_model(
         built = _built(path, target, shapes)
         say(STAGE, 5, 5)
     exact = float_outputs(quantized.float_graph, samples)
+    if written is not graph:
+        _check_float16(exact or check.expected, check)
     found = (*compared, *_lint_notes(lint), *_builder_notes(graph, target, built))
     notes = (*quantized.report.notes, *found)
     report = quantized.report.with_(
@@ -153,6 +162,24 @@ def first_samples(quantized: QuantizedModel) -> list[dict[str, Array]]:
 
     kept = quantized.samples
     return [] if kept is None else [kept[index] for index in range(min(SAMPLES, len(kept)))]
+
+
+def _check_float16(exact: Sequence[Mapping[str, Array]], check: ExportCheck) -> None:
+    """Refuse an export in float16 that is much further from the float model than the float32 one.
+
+    Roundings part at many places, by a step each, and later layers carry them on, so the two
+    exports differ about as much as either differs from the float model.
+    """
+    from qcc.runtime.export_check import output_sqnr
+
+    before, after = output_sqnr(exact, check.expected), output_sqnr(exact, check.outputs)
+    for name, ratio in after.items():
+        if not ratio >= min(before[name], GOOD_DB) - MOST_FLOAT16_LOSS_DB:
+            raise ModelError(
+                f"in float16 the output '{name}' has an SQNR of {ratio:.1f} dB, in float32 of "
+                f"{before[name]:.1f} dB: numbers pass the range or the precision of float16; "
+                "export the model with float32"
+            )
 
 
 def _compared(graph: Graph, samples: list[dict[str, Array]]) -> tuple[str, ...]:

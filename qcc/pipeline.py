@@ -40,7 +40,7 @@ FLOAT_PASSES = (
 )
 """What happens to a float model before anything is quantized."""
 
-IMPORT_PASSES = "fold-constants,import-dynamic,canonicalize,import-qdq,eliminate-dead"
+IMPORT_PASSES = "fold-constants,import-clips,import-dynamic,canonicalize,import-qdq,eliminate-dead"
 """What happens to a model that holds its own Q/DQ."""
 
 LEAST_LOCAL_DB = 15.0
@@ -155,7 +155,7 @@ def convert(
     noisy: dict[str, str] = {}
     while True:
         least = _least_ratios(plan, least_local_db, least_arithmetic_db)
-        scales = resolve_scales(plan, observation, ranges, prepared.backend.concat_shares_scale)
+        scales = resolve_scales(plan, observation, ranges)
         numbered, numbering, measured = _number(
             prepared, plan, observation, scales, steps, least, progress
         )
@@ -252,6 +252,8 @@ def _number(
     origin.update({stored: origin[value] for stored, value in numbering.sources.items()})
     twin = Twin(graph, plan, clone, copied, origin)
     kept, threads = prepared.calibrator.kept, prepared.threads
+    if not len(kept):
+        return clone, numbering, Measured()
     measured = refine(
         twin,
         kept,
