@@ -5,11 +5,13 @@ The rules are those of NVIDIA's guide ("Q/DQ layer placement") and of ModelOpt's
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
 from math import prod
 
 from qcc.ir.core import Graph, Node, Value
 from qcc.ir.pattern import Match
 from qcc.ir.types import TensorType
+from qcc.ref.evaluate import captured_values
 
 BACKBONES = frozenset({"Conv", "ConvTranspose"})
 """Layers whose kernels can add a skip connection."""
@@ -44,8 +46,9 @@ def fused_operand(add: Node) -> Value | None:
     """The operand of an Add that the kernel of its convolution can hold; None if it is no skip.
 
     Both operands must be computed, and as large as the result.  Of the branches behind the place
-    where they part, the one with more nodes is fused, and it must have a convolution of its own
-    that reaches the Add through pointwise ops; the other one is the skip connection.
+    where they part, the one with more nodes is fused (of two with as many the later one), and it
+    must have a convolution of its own that reaches the Add through pointwise ops; the other one is
+    the skip connection.
     """
     shape = _shape(add.output)
     if len(add.inputs) != 2 or add.graph is None:
@@ -53,36 +56,28 @@ def fused_operand(add: Node) -> Value | None:
     left, right = add.operand(0), add.operand(1)
     if left is right or any(_shape(v) != shape or v.producer is None for v in (left, right)):
         return None
-    if not (_reaches_backbone(left) or _reaches_backbone(right)):
+    backbones = {value: _backbones(value) for value in (left, right)}
+    if not any(backbones.values()):
         return None
-    above_left, above_right = _ancestors(left), _ancestors(right)
-    branches = [(left, above_left - above_right), (right, above_right - above_left)]
-    able = [branch for branch in branches if _backbone(branch[0]) in branch[1]]
-    if not able:
-        return None
-    if len(able) == 2 and len(able[0][1]) == len(able[1][1]):
-        return max(able, key=lambda branch: _place(branch[0]))[0]
-    return max(able, key=lambda branch: len(branch[1]))[0]
+    own = _branches(add.graph, left, right)
+    able = [value for value in (left, right) if not backbones[value].isdisjoint(own[value])]
+    return max(able, key=lambda value: (len(own[value]), _place(value)), default=None)
 
 
-def _reaches_backbone(value: Value) -> bool:
-    return _backbone(value) is not None
-
-
-def _backbone(value: Value) -> Node | None:
-    """The convolution that gives ``value`` through pointwise ops of computed operands."""
-    pending, seen = [value], set[Value]()
+def _backbones(value: Value) -> frozenset[Node]:
+    """The convolutions that give ``value`` through pointwise ops."""
+    pending, seen, found = [value], {value}, set[Node]()
     while pending:
         node = pending.pop().producer
         if node is None:
             continue
         if node.op in BACKBONES:
-            return node
-        if node.op in FUSED and not _joins(node):
-            fresh = [v for v in node.inputs if v is not None and v not in seen]
-            seen.update(fresh)
+            found.add(node)
+        elif node.op in FUSED and not _joins(node):
+            fresh = {v for v in node.inputs if v is not None} - seen
+            seen |= fresh
             pending += fresh
-    return None
+    return frozenset(found)
 
 
 def _joins(node: Node) -> bool:
@@ -90,17 +85,36 @@ def _joins(node: Node) -> bool:
     return node.op == "Add" and not any(v is not None and v.is_constant for v in node.inputs)
 
 
-def _ancestors(value: Value) -> frozenset[Node]:
-    """All nodes that ``value`` is computed from."""
-    found: set[Node] = set()
-    pending = [value.producer]
-    while pending:
-        node = pending.pop()
-        if node is None or node in found:
-            continue
-        found.add(node)
-        pending += [v.producer for v in node.inputs if v is not None]
-    return frozenset(found)
+def _branches(graph: Graph, left: Value, right: Value) -> dict[Value, set[Node]]:
+    """The nodes that only the one and only the other of two values are computed from.
+
+    Goes up from both, the last node of the schedule first, until all that is left is common.  What
+    bodies of control flow read counts as read by the node that holds them.
+    """
+    nodes = graph.nodes
+    places = {node: place for place, node in enumerate(nodes)}
+    reached: dict[int, set[Value]] = {}
+    pending: list[int] = []
+
+    def reach(value: Value, ends: set[Value]) -> None:
+        place = None if value.producer is None else places.get(value.producer)
+        if place is None:
+            return
+        if place not in reached:
+            heappush(pending, -place)
+        reached[place] = reached.get(place, set()) | ends
+
+    own: dict[Value, set[Node]] = {left: set(), right: set()}
+    for end in own:
+        reach(end, {end})
+    while any(len(reached[-place]) == 1 for place in pending):
+        place = -heappop(pending)
+        ends = reached[place]
+        if len(ends) == 1:
+            own[next(iter(ends))].add(nodes[place])
+        for value in captured_values(nodes[place]):
+            reach(value, ends)
+    return own
 
 
 def _place(value: Value) -> int:
@@ -203,7 +217,7 @@ MOVES = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "I
 
 def follows_conv(match: Match) -> str | None:
     """A matched normalization whose operand is a convolution's result, moved at most."""
-    return None if _reaches_backbone(_moved_from(match.root.operand(0))) else NOT_AFTER_CONV
+    return None if _backbones(_moved_from(match.root.operand(0))) else NOT_AFTER_CONV
 
 
 def _moved_from(value: Value) -> Value:
