@@ -12,7 +12,7 @@ import numpy as np
 
 from qcc.lint.axes import misplaced
 from qcc.lint.findings import Problem
-from qcc.lint.index import Array, ModelIndex, Operation, Tensor
+from qcc.lint.index import ModelIndex, Operation, Tensor
 from qcc.lint.layers import quantize_readers
 from qcc.lint.quantizers import (
     EIGHT_BITS,
@@ -218,35 +218,51 @@ def operand_types(index: ModelIndex) -> Iterator[Problem]:
 
 
 def wrong_biases(index: ModelIndex) -> Iterator[Problem]:
-    """R4: an int32 bias has zero point 0 and the scale of the products that it is added to.
+    """R4: an int32 bias of a Gemm has the scale of the products that it is added to.
 
-    The integer kernel adds the stored bias to its sums whatever scale the file says.
+    The integer Gemm adds the stored bias to its sums whatever scale the file says.
     """
-    for operation, (first, weight) in units(index, "Conv", "Gemm"):
+    for operation, bias, written, meant in _foreign_scales(index, "Gemm"):
+        fused = bool(quantized_behind(index, operation.output))
+        yield Problem(
+            bias.operation,
+            f"the scale of the bias is {written:.4g} where that of activation times weight is "
+            f"{meant:.4g}, which onnxruntime takes instead, so the bias is wrong by that factor: "
+            "store it with the product's scale, or as float32",
+            _float_bias(bias) if fused else None,
+        )
+
+
+def foreign_biases(index: ModelIndex) -> Iterator[Problem]:
+    """R4: an int32 bias of a Conv has the scale of the products that it is added to."""
+    for _, bias, written, meant in _foreign_scales(index, "Conv"):
+        yield Problem(
+            bias.operation,
+            f"the scale of the bias is {written:.4g} where that of activation times weight is "
+            f"{meant:.4g}, so the Conv runs in float, or with the wrong one of the two where they "
+            "are close: store it with the product's scale, or as float32",
+            _float_bias(bias),
+        )
+
+
+def _foreign_scales(
+    index: ModelIndex, op: str
+) -> Iterator[tuple[Operation, Quantizer, float, float]]:
+    """Quantized nodes, their int32 biases, and the first scale that is not what it must be."""
+    for operation, (first, weight) in units(index, op):
         bias = dequantizer(index, operation.input(BIAS))
         if bias is None or bias.storage != "int32" or bias.scale is None:
             continue
         if first.scale is None or weight.scale is None:
             continue
-        if bias.zeros is not None and bias.zeros.any():
-            yield Problem(bias.operation, "the zero point of an int32 bias must be 0: correct it")
         meant = np.asarray(first.scale, np.float64).reshape(-1) * np.ravel(weight.scale)
         written = np.asarray(bias.scale, np.float64).reshape(-1)
-        if not _agree(written, meant):
-            fused = bool(quantized_behind(index, operation.output))
-            yield Problem(
-                bias.operation,
-                f"the scale of the bias is {written[0]:.4g} where that of activation times weight "
-                f"is {meant[0]:.4g}, which onnxruntime takes instead, so the bias is wrong by that "
-                "factor: store it with the product's scale, or as float32",
-                _float_bias(bias) if fused else None,
-            )
-
-
-def _agree(written: Array, meant: Array) -> bool:
-    if 1 not in (written.size, meant.size) and written.size != meant.size:
-        return False
-    return bool(np.allclose(written, meant, rtol=SCALE_TOLERANCE, atol=0))
+        if 1 not in (written.size, meant.size) and written.size != meant.size:
+            continue
+        written, meant = np.broadcast_arrays(written, meant)
+        wrong = ~np.isclose(written, meant, rtol=SCALE_TOLERANCE, atol=0)
+        if wrong.any():
+            yield operation, bias, float(written[wrong][0]), float(meant[wrong][0])
 
 
 def _float_bias(bias: Quantizer) -> FloatBias | None:
