@@ -50,6 +50,17 @@ def weighted(
     )
 
 
+def floating_bias(rows: Iterable[BackendPatternConfig]) -> tuple[BackendPatternConfig, ...]:
+    """The same rows, with biases that stay float32."""
+    return tuple(
+        row.set_dtype_configs(
+            replace(dtypes, bias="float32") if dtypes.bias else dtypes
+            for dtypes in row.dtype_configs
+        )
+        for row in rows
+    )
+
+
 def plain(
     patterns: Iterable[Pattern], lowering: str, *, floats: bool = False
 ) -> tuple[BackendPatternConfig, ...]:

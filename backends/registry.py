@@ -21,6 +21,8 @@ BACKENDS = {
     "qnnpack": "qcc.backends.arm.qnnpack",
     "xnnpack": "qcc.backends.arm.xnnpack",
     "onnx": "qcc.backends.onnx.config",
+    "onnx-openvino": "qcc.backends.onnx.openvino",
+    "onnx-generic": "qcc.backends.onnx.generic",
     "tensorrt": "qcc.backends.tensorrt.config",
 }
 """Name of a backend to the module whose ``CONFIG`` it is."""

@@ -92,6 +92,8 @@ DEFAULT_QCONFIGS: dict[str, QConfig] = {
     "x86-avx2": QConfig(default_activation_observer, _CHANNELS),
     "arm": QConfig(_SIGNED, _CHANNELS),
     "onnx": QConfig(default_activation_observer, _CHANNELS),
+    "onnx-openvino": QConfig(default_activation_observer, _CHANNELS),
+    "onnx-generic": QConfig(default_activation_observer, _CHANNELS),
     "tensorrt": QConfig(_SYMMETRIC, _CHANNELS),
     "onednn": QConfig(default_histogram_observer, _CHANNELS),
     "fbgemm": QConfig(_REDUCED, _CHANNELS),
@@ -122,8 +124,9 @@ FIXED_RANGE_OPS: dict[str, str] = {
 def get_default_qconfig(backend: str = "x86") -> QConfig:
     """The default post-training QConfig of a backend; raises ConfigError for an unknown one.
 
-    qcc's are ``x86``, ``x86-avx2``, ``arm``, ``onnx`` and ``tensorrt``; ``onednn``, ``fbgemm`` and
-    ``qnnpack`` give what torch calls so, ``xnnpack`` what ExecuTorch's quantizer does.
+    qcc's are ``x86``, ``x86-avx2``, ``arm``, ``onnx``, ``onnx-openvino``, ``onnx-generic`` and
+    ``tensorrt``; ``onednn``, ``fbgemm`` and ``qnnpack`` give what torch calls so, ``xnnpack`` what
+    ExecuTorch's quantizer does.
     """
     try:
         return DEFAULT_QCONFIGS[backend]
