@@ -68,10 +68,13 @@ def _fix(model: Path, target: str, output: Path) -> tuple[LintReport, tuple[Find
     from qcc.files import check_writable
     from qcc.lint import fix_model, lint_model
     from qcc.lint.saving import write_checked
+    from qcc.onnxio.reader import read_proto
 
     check_writable(output)
-    fixed, repaired = fix_model(model, target)
-    write_checked(fixed, output, model.parent, original=model)
+    original = read_proto(model)
+    fixed, repaired = fix_model(original, target, folder=model.parent)
+    for note in write_checked(fixed, output, original, model.parent):
+        words.print(f"note: {note}", soft_wrap=True, markup=False)
     return lint_model(output, target), repaired
 
 

@@ -1,4 +1,4 @@
-"""Names of nodes (rule W8)."""
+"""Names of nodes (rules W8 and R13)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from qcc.lint.repairs import NameNodes
 
 def node_names(index: ModelIndex) -> Iterator[Problem]:
     """Every node has a name, and no other node has it."""
-    named: dict[str, list[Operation]] = defaultdict(list)
-    for operation in index.operations:
-        named[operation.proto.name].append(operation)
-    unnamed = named.pop("", [])
+    unnamed = [operation for operation in index.operations if not operation.proto.name]
     if unnamed:
         others = len(unnamed) - 1
         rest = f" (and {others} other node{'s' if others > 1 else ''})" if others else ""
@@ -25,11 +22,25 @@ def node_names(index: ModelIndex) -> Iterator[Problem]:
             "nodes: name every node",
             NameNodes(tuple(unnamed)),
         )
+    yield from _shared(
+        index, "layers, errors and profiles are called by the names of nodes: give each one its own"
+    )
+
+
+def shared_names(index: ModelIndex) -> Iterator[Problem]:
+    """No two nodes have one name: onnxruntime refuses to load them."""
+    yield from _shared(index, "onnxruntime does not load such a model: give each one its own")
+
+
+def _shared(index: ModelIndex, why: str) -> Iterator[Problem]:
+    named: dict[str, list[Operation]] = defaultdict(list)
+    for operation in index.operations:
+        if operation.proto.name:
+            named[operation.proto.name].append(operation)
     for name, operations in named.items():
         if len(operations) > 1:
             yield Problem(
                 operations[1],
-                f"{len(operations)} nodes are called '{name}', and layers, errors and profiles are "
-                "called by the names of nodes: give each one of its own",
+                f"{len(operations)} nodes are called '{name}', and {why}",
                 NameNodes(tuple(operations[1:])),
             )

@@ -60,6 +60,7 @@ ONNXRUNTIME = (
     Rule("R10", _E, "scales of weights lie along the output channels", ort.weight_axes),
     Rule("R11", _W, "a quantized result has one QuantizeLinear", ort.shared_results),
     Rule("R12", _W, "a Gemm with a float result has an int32 bias", ort.last_biases),
+    Rule("R13", _E, "no two nodes have one name", names.shared_names),
 )
 
 GENERIC = (

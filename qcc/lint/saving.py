@@ -12,6 +12,7 @@ from onnx import GraphProto, ModelProto, TensorProto
 
 from qcc.errors import ModelError
 from qcc.onnxio.declared import bodies_of
+from qcc.onnxio.elements import element_name
 from qcc.onnxio.files import ExternalTensors, save
 from qcc.onnxio.tensors import read_tensor
 
@@ -20,20 +21,33 @@ LARGEST_INLINE = 1 << 30
 
 
 def write_checked(
-    fixed: ModelProto, path: Path, folder: Path | None = None, *, original: Path | None = None
-) -> None:
+    fixed: ModelProto, path: Path, original: ModelProto, folder: Path | None = None
+) -> tuple[str, ...]:
     """Write a repaired model to ``path`` once onnx's checker and onnxruntime accept it.
 
-    ``folder`` is where its external data lie; the written model's lie beside it in
-    ``NAME.data``.  onnxruntime is asked where it is installed and loads the ``original`` model:
-    what it lacks an op for, it cannot judge.  Raises ModelError, or OutputError with nothing
-    written.
+    ``folder`` is where external data of both models lie; those of the written one lie beside it in
+    ``NAME.data``.  A judge who refuses the ``original`` too cannot judge the repairs: the sentences
+    that are given back say so.  Raises ModelError, or OutputError with nothing written.
     """
     with tempfile.TemporaryDirectory(prefix="qcc-lint-") as scratch:
         trial = Path(scratch) / path.name
         _write(fixed, trial, folder)
-        _check(trial, original)
+        before = Path(scratch) / f"original-{path.name}"
+        notes = []
+        for judge, refusal in (("onnx's checker", _invalid), ("onnxruntime", _unloadable)):
+            reason = refusal(trial)
+            if reason is None:
+                continue
+            if not before.exists():
+                _write(original, before, folder)
+            if refusal(before) is None:
+                raise ModelError(
+                    f"{judge} takes the model but not its repaired form ({reason}): this is an "
+                    "error of the repair; please report the model"
+                )
+            notes.append(f"{judge} refuses the model before and after the repairs: {reason}")
     _write(fixed, path, folder)
+    return tuple(notes)
 
 
 def _write(model: ModelProto, path: Path, folder: Path | None) -> None:
@@ -46,16 +60,10 @@ def _write(model: ModelProto, path: Path, folder: Path | None) -> None:
     written.CopyFrom(model)
     external = ExternalTensors(f"{path.name}.data")
     for tensor in _tensors(written.graph):
-        name, element = tensor.name, _element(tensor)
+        name, element = tensor.name, element_name(tensor.data_type)
         if element is not None:
             tensor.CopyFrom(external(name, read_tensor(tensor, folder), element))
     save(written, path, external)
-
-
-def _element(tensor: TensorProto) -> str | None:
-    from qcc.onnxio.elements import element_name
-
-    return element_name(tensor.data_type)
 
 
 def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
@@ -69,24 +77,16 @@ def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
                 yield from _tensors(body)
 
 
-def _check(path: Path, original: Path | None) -> None:
+def _invalid(path: Path) -> str | None:
+    """What is not ONNX in a model; None where all is."""
     try:
         onnx.checker.check_model(str(path))
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ModelError(
-            f"what can be repaired does not make the model valid ONNX ({reason}); correct what "
-            "`qcc lint` finds and cannot repair first"
-        ) from None
-    problem = _refusal(path)
-    if problem is not None and (original is None or _refusal(original) is None):
-        raise ModelError(
-            f"onnxruntime loads the model but not its repaired form ({problem}): this is an error "
-            "of the repair; please report the model"
-        )
+        return str(error).strip().split("\n")[0]
+    return None
 
 
-def _refusal(path: Path) -> str | None:
+def _unloadable(path: Path) -> str | None:
     """Why onnxruntime does not load a model; None where it does, or is not installed."""
     try:
         import onnxruntime as ort

@@ -102,12 +102,16 @@ class Net:
             self.nodes,
             "net",
             [helper.make_tensor_value_info(*item) for item in self.inputs],
-            [helper.make_empty_tensor_value_info(name) for name in outputs],
+            [helper.make_tensor_value_info(name, FLOAT, None) for name in outputs],
             list(self.initializers.values()),
         )
         opsets = [helper.make_opsetid("", self.opset)]
         opsets += [helper.make_opsetid(domain, 1) for domain in sorted(self.domains)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
+        made = helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
+        typed = onnx.shape_inference.infer_shapes(made)
+        for output, known in zip(made.graph.output, typed.graph.output, strict=True):
+            output.CopyFrom(known)
+        return made
 
 
 def stored_weight(data: Array, axis: int | None) -> tuple[Array, Array]:
