@@ -40,5 +40,7 @@ CONFIG = BackendConfig(
     patterns=longest_first(_ROWS),
     default_qconfig=get_default_qconfig("onnx"),
     export_passes="suit-onnxruntime",
+    clamps_results=False,
+    description="Q/DQ model for onnxruntime's CPU provider",
 )
 """Unsigned (or signed) 8-bit activations, signed 8-bit weights per channel, int32 biases."""

@@ -48,5 +48,6 @@ CONFIG = BackendConfig(
     concat_shares_scale=True,
     keeps=("use-lookups", "expand-conv-transpose"),
     export_passes="suit-onnxruntime,name-nodes",
+    description="Q/DQ model for any runtime: only what nearly all run on integers",
 )
 """Unsigned (or signed) 8-bit activations, signed 8-bit weights per channel, float32 biases."""

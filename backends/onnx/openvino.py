@@ -80,5 +80,6 @@ CONFIG = BackendConfig(
     fuses=FUSED,
     concat_shares_scale=True,
     export_passes="bare-movements",
+    description="Q/DQ model for OpenVINO",
 )
 """Unsigned (or signed) 8-bit activations, signed 8-bit weights per channel, float32 biases."""

@@ -102,5 +102,6 @@ CONFIG = BackendConfig(
     concat_shares_scale=True,
     keeps=("use-lookups", "expand-conv-transpose"),
     export_passes="share-dequantize,name-nodes",
+    description="Q/DQ model for TensorRT",
 )
 """Signed symmetric 8-bit activations and weights (per output channel), float32 biases."""

@@ -245,6 +245,9 @@ class BackendConfig:
     runtime computes inside the kernels of their neighbours.  ``concat_shares_scale``: a Concat, its
     operands and whatever shares theirs have one scale.  ``keeps``: names of float passes that the
     backend does without.  ``export_passes``: a pass list for the numbered graph.
+    ``clamps_results``: kernels cut their results at the limits of a Relu or Clip; where they do
+    not, such a node has to follow from the parameters of the result.  ``description``: the runtime
+    in a few words, for lists of targets.
     Raises ConfigError for equal pattern names.
     """
 
@@ -260,6 +263,8 @@ class BackendConfig:
     concat_shares_scale: bool = False
     keeps: tuple[str, ...] = ()
     export_passes: str = ""
+    clamps_results: bool = True
+    description: str = ""
 
     def __post_init__(self) -> None:
         """Check the names; raises ConfigError."""
@@ -337,6 +342,8 @@ class BackendConfig:
             "concat_shares_scale": self.concat_shares_scale,
             "keeps": list(self.keeps),
             "export_passes": self.export_passes,
+            "clamps_results": self.clamps_results,
+            "description": self.description,
         }
         return write_object(data, FORMAT)
 
@@ -368,6 +375,8 @@ class BackendConfig:
             bool(data.get("concat_shares_scale", False)),
             tuple(str(name) for name in data.get("keeps", ())),
             str(data.get("export_passes", "")),
+            bool(data.get("clamps_results", True)),
+            str(data.get("description", "")),
         )
 
 
