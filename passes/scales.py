@@ -11,7 +11,7 @@ those that the Concat's result needs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -138,9 +138,14 @@ class _Resolution:
 
 
 def union_of(parts: list[QuantParams], slot: Slot) -> QuantParams:
-    """Parameters that cover the ranges of all ``parts``; those of the parts if they agree."""
-    if len(set(parts)) == 1 and parts[0].storage == slot.spec.dtype:
-        return parts[0]
+    """Parameters that cover the ranges of all ``parts``: those of one part where it covers all.
+
+    Symmetric parts differ by their scale alone, so the greatest is that of the union.
+    """
+    widest = max(parts, key=lambda part: part.scale)
+    alike = {replace(part, scale=widest.scale) for part in parts} == {widest}
+    if alike and widest.storage == slot.spec.dtype:
+        return widest
     low = min(float(part.real_range[0][0]) for part in parts)
     high = max(float(part.real_range[1][0]) for part in parts)
     arguments = slot.spec.arguments
