@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from qcc.ir.core import Graph, Stage
+from qcc.ir.core import Graph, Node, Stage
 from qcc.ir.rewrite import Rewriter
 from qcc.passes.manager import Pass
 
@@ -23,13 +23,18 @@ class NameNodes(Pass):
 
     def run(self, graph: Graph, rewriter: Rewriter) -> None:
         """Rewrite ``graph`` and its subgraphs in place."""
-        taken: set[str] = set()
-        for node in graph.walk():
+        nodes = tuple(graph.walk())
+        first: dict[str, Node] = {}
+        for node in nodes:
+            first.setdefault(node.name, node)
+        taken = set(first)
+        for node in nodes:
+            if node.name and first[node.name] is node:
+                continue
             stem = node.name or f"{node.outputs[0].name}/{node.op_type}"
             name, count = stem, 1
             while name in taken:
                 name, count = f"{stem}_{count}", count + 1
             taken.add(name)
-            if name != node.name:
-                node.name = name
-                rewriter.changes += 1
+            node.name = name
+            rewriter.changes += 1
