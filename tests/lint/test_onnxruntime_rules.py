@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, helper
 
 from qcc.lint import Finding, Severity, lint_model
 from tests.lint.models import Net, kernels, random, run, run_fused, stored_weight
@@ -373,3 +373,31 @@ def test_a_wrong_axis_is_g6_for_others() -> None:
     model = out(net, conv(net, written=1))
     (found,) = lint_model(model, "onnx-generic").warnings
     assert (found.rule, found.fixable) == ("G6", True)
+
+
+# -- R13 -------------------------------------------------------------------------------------------
+
+
+def test_names_may_be_shared_by_constants_and_by_nodes_of_two_branches() -> None:
+    def branch(name: str) -> Any:
+        nodes = [
+            helper.make_node("Constant", [], [f"{name}_c"], name="same", value_float=1.0),
+            helper.make_node("Constant", [], [f"{name}_d"], name="same", value_float=2.0),
+            helper.make_node("Add", [f"{name}_c", f"{name}_d"], [f"{name}_y"], name="sum"),
+        ]
+        given = helper.make_tensor_value_info(f"{name}_y", TensorProto.FLOAT, [])
+        return helper.make_graph(nodes, name, [], [given])
+
+    net = Net()
+    branches = {f"{name}_branch": branch(name) for name in ("then", "else")}
+    y = net.node("If", net.input("b", [], TensorProto.BOOL), **branches)
+    model = net.model(y)
+    assert rules(model) == []
+    assert run(model, {"b": np.array(True)})[0] == 3
+
+
+def test_two_nodes_of_one_name_are_r13() -> None:
+    net = Net()
+    conv(net)
+    net.nodes[-1].name = net.nodes[0].name
+    assert "R13" in rules(net.model("conv_y"))
