@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qcc.errors import ConfigError, ModelError
 from qcc.exports import ExportedModel, ExportOptions, export_model, first_samples
+from qcc.files import check_writable
 from qcc.ir.core import Array, Graph
 from qcc.outputs import check_form, check_output, output_notes, write_output, written_bytes
 from qcc.quant.report import CompileReport
@@ -262,13 +263,16 @@ def compile_file(
     tune: float = 0.0,
     precision: str = "int8",
     weights_file: bool = False,
+    calibration_cache: Path | None = None,
     progress: Progress | None = None,
 ) -> CompileReport:
     """Compile ``model`` and write ``output`` in the form that its ending asks for.
 
-    ``weights_file`` keeps the weights out of object code, in a file beside it.
+    ``weights_file`` keeps the weights out of object code, in a file beside it;
+    ``calibration_cache`` is where the scales of activations are written for TensorRT 8 to 10.
     """
     check_output(output)
+    _check_cache(calibration_cache, target)
     backend_name(target)
     check_form(output, target, target in export_targets(), weights_file)
     mapping = None if qconfig is None else _read_mapping(qconfig)
@@ -286,8 +290,21 @@ def compile_file(
         progress=progress,
     )
     write_output(compiled, output, weights_file)
+    if calibration_cache is not None and isinstance(compiled, ExportedModel):
+        compiled.save_calibration_cache(calibration_cache)
     notes = (*compiled.report.notes, *output_notes(compiled, output))
     return compiled.report.with_(output_bytes=written_bytes(output, weights_file), notes=notes)
+
+
+def _check_cache(path: Path | None, target: str) -> None:
+    """Refuse a calibration cache that cannot be, before any work is done."""
+    if path is None:
+        return
+    if target != "tensorrt":
+        raise ConfigError(
+            f"a calibration cache is for TensorRT, not for {target}: use --target tensorrt"
+        )
+    check_writable(path)
 
 
 def _read_mapping(path: Path) -> QConfigMapping:
@@ -385,6 +402,7 @@ def backend_name(target: str) -> str:
 def list_targets() -> list[TargetInfo]:
     """All targets, ``host`` first."""
     from qcc.backends.llvm.isa import INSTRUCTION_SETS, best_for_host, can_run
+    from qcc.backends.registry import backend_config
 
     host = best_for_host(INSTRUCTION_SETS.values())
     status = "has none" if host is None else f"is {host.name}"
@@ -393,8 +411,9 @@ def list_targets() -> list[TargetInfo]:
         status = "runs" if can_run(isa) else "compiles only"
         what = f"{8 * isa.vector_bytes}-bit vectors, {isa.dot}"
         rows.append(TargetInfo(isa.name, "native", status, what))
-    what = "Q/DQ model for onnxruntime and others"
-    rows += [TargetInfo(name, "export", "exports", what) for name in export_targets()]
+    for name in export_targets():
+        what = backend_config(name).description or "Q/DQ model for another runtime"
+        rows.append(TargetInfo(name, "export", "exports", what))
     return rows
 
 

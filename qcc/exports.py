@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qcc.errors import ConfigError, ModelError
+from qcc.files import atomic_file
 from qcc.ir.core import Array, Graph, Node
 from qcc.quant.report import CompileReport
 
@@ -62,7 +63,8 @@ class ExportedModel:
 
     ``graph`` is the NUMBERED graph, ``report`` says what became of each node, ``lint`` what the
     rules of the target say of the file (None for a target without rules), ``built`` what NVIDIA's
-    builder said (None where it was not asked), ``shapes`` those of a sample input.
+    builder said (None where it was not asked), ``shapes`` those of a sample input, ``scales``
+    those of the activations of the float model by tensor name.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class ExportedModel:
         lint: LintReport | None = None,
         built: BuilderReport | None = None,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
+        scales: Mapping[str, float] | None = None,
     ) -> None:
         self.graph = graph
         self.report = report
@@ -80,6 +83,7 @@ class ExportedModel:
         self.lint = lint
         self.built = built
         self.shapes = dict(shapes or {})
+        self.scales = dict(scales or {})
 
     def save(self, path: Path | str) -> None:
         """Write the model as ONNX (atomically); raises OutputError when that cannot be.
@@ -94,6 +98,25 @@ class ExportedModel:
             from qcc.runtime.tensorrt_script import write_script
 
             write_script(self.graph, path, self.shapes)
+
+    def engine(self) -> bytes:
+        """The engine that NVIDIA's builder made; raises ConfigError where none was asked for it."""
+        from qcc.runtime.tensorrt_builder import MISSING
+
+        if self.built is None or self.built.engine is None:
+            raise ConfigError(f"an engine cannot be built: {MISSING}")
+        return self.built.engine
+
+    def save_calibration_cache(self, path: Path | str) -> None:
+        """Write the scales of activations as a calibration cache (TensorRT 8 to 10, ModelOpt).
+
+        Raises ConfigError for names that the format cannot hold, OutputError.
+        """
+        from qcc.backends.tensorrt.calibration_cache import cache_text
+
+        text = cache_text(self.scales)
+        with atomic_file(path) as file:
+            file.write(text.encode())
 
 
 def export_model(
@@ -142,7 +165,19 @@ def export_model(
         output_sqnr_db=output_sqnr(exact, check.outputs),
         notes=notes,
     )
-    return ExportedModel(written, report, options, lint, built, shapes)
+    scales = {name: params.scale[0] for name, params in quantized.scales.items()}
+    scales = scales or _stored_scales(graph)
+    return ExportedModel(written, report, options, lint, built, shapes, scales)
+
+
+def _stored_scales(graph: Graph) -> dict[str, float]:
+    """The scales by which a model that came quantized stores its activations."""
+    found = {}
+    for node in graph.nodes:
+        quant = node.output.tensor.quant if node.op == "q.quantize" else None
+        if quant is not None and quant.per_tensor:
+            found[node.operand(0).name] = quant.scale[0]
+    return found
 
 
 def _in_float_type(graph: Graph, float_type: str) -> Graph:

@@ -20,6 +20,7 @@ OUTPUT_FORMS = {
     ".o": "host",
     ".so": "host",
     ".a": "host",
+    ".plan": "tensorrt",
 }
 """Endings of output files, and the target that each means when none is named."""
 
@@ -42,6 +43,9 @@ def check_form(path: Path, target: str, exports: bool, weights_file: bool = Fals
     suffix = path.suffix
     if suffix == ".onnx" and not exports:
         raise ConfigError(f"target {target} is native code: it cannot be written as .onnx")
+    if suffix == ".plan":
+        _check_engine(target)
+        return
     if suffix not in (".onnx", ".qir") and exports:
         raise ConfigError(f"target {target} gives an ONNX model: write it as .onnx or .qir")
     if suffix not in (".qcc", ".onnx", ".qir") and "," in target:
@@ -61,6 +65,16 @@ def check_form(path: Path, target: str, exports: bool, weights_file: bool = Fals
         )
 
 
+def _check_engine(target: str) -> None:
+    """Refuse an engine that nothing here can build; raises ConfigError."""
+    from qcc.runtime.tensorrt_builder import MISSING, installed
+
+    if target != "tensorrt":
+        raise ConfigError(f".plan is TensorRT's engine, not for {target}: use --target tensorrt")
+    if installed() is None:
+        raise ConfigError(f"an engine cannot be built: {MISSING}")
+
+
 def write_output(compiled: Any, path: Path, weights_file: bool = False) -> None:
     """Write an Executable or ExportedModel in the form that the ending asks for (atomically).
 
@@ -72,6 +86,9 @@ def write_output(compiled: Any, path: Path, weights_file: bool = False) -> None:
         compiled.save(path, weights_file=weights_file)
     elif path.suffix in (".qcc", ".onnx"):
         compiled.save(path)
+    elif path.suffix == ".plan":
+        with atomic_file(path) as file:
+            file.write(compiled.engine())
     else:
         with atomic_file(path) as file:
             file.write(_text(compiled, path.suffix).encode())

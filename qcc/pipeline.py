@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from qcc.backends.registry import backend_config
@@ -97,13 +97,15 @@ class QuantizedModel:
     """The reference quantized model: ``graph`` at stage NUMBERED (Q/DQ around float ops).
 
     ``report`` has a row for each node of the float graph; ``float_graph`` is what it was made from
-    (None for a model that came with its own Q/DQ); ``samples`` are kept calibration batches.
+    (None for a model that came with its own Q/DQ); ``samples`` are kept calibration batches;
+    ``scales`` the parameters of that model's activations by name.
     """
 
     graph: Graph
     report: CompileReport
     float_graph: Graph | None = None
     samples: KeptSamples | None = None
+    scales: Mapping[str, QuantParams] = field(default_factory=dict)
 
 
 def prepare(
@@ -170,7 +172,8 @@ def convert(
         notes=(*prepared.graph.info.notes, *numbering.notes),
     )
     samples = prepared.calibrator.kept
-    return QuantizedModel(_suited(numbered, prepared.backend), report, prepared.graph, samples)
+    graph = _suited(numbered, prepared.backend)
+    return QuantizedModel(graph, report, prepared.graph, samples, scales)
 
 
 def is_quantized(graph: Graph) -> bool:

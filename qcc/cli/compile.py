@@ -31,7 +31,8 @@ def compile_model(
             "-o",
             "--output",
             metavar="OUT",
-            help="Where to write; the ending picks the form: .qcc .onnx .qir .ll .s .o .so .a",
+            help="Where to write; its ending picks the form: "
+            ".qcc .onnx .plan .qir .ll .s .o .so .a",
         ),
     ],
     calib: CalibrationOption = None,
@@ -77,6 +78,14 @@ def compile_model(
         bool,
         typer.Option("--weights-file", help="Keep the weights of a .o, .so or .a beside it."),
     ] = False,
+    calibration_cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration-cache",
+            metavar="FILE",
+            help="Also write the scales as TensorRT 8 to 10 and ModelOpt read them.",
+        ),
+    ] = None,
     reading: DataOptions = PLAIN,
     as_json: JsonOption = False,
 ) -> None:
@@ -121,6 +130,7 @@ def compile_model(
             tune=tune,
             precision=precision,
             weights_file=weights_file,
+            calibration_cache=calibration_cache,
             progress=bars,
         )
     if as_json:

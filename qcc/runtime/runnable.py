@@ -103,4 +103,8 @@ def open_runnable(path: Path, *, threads: int = 1) -> Runnable:
         from qcc.runtime.artifact import load
 
         return load(path, threads=threads)
-    raise ModelError(f"{path} cannot be run: give a .qcc or .onnx file")
+    if path.suffix == ".plan":
+        from qcc.runtime.tensorrt_engine import TensorRTEngine
+
+        return TensorRTEngine(path)
+    raise ModelError(f"{path} cannot be run: give a .qcc, .onnx or .plan file")

@@ -84,25 +84,24 @@ class BuilderReport:
 
 def installed() -> Any | None:
     """The package that is there, or None."""
-    for name in PACKAGES:
-        try:
-            return importlib.import_module(name)
-        except (ImportError, OSError):  # OSError: a package without its libraries
-            continue
-    return None
+    return next((found for name in PACKAGES if (found := _import(name)) is not None), None)
+
+
+def _import(name: str) -> Any | None:
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError):  # OSError: a package without its libraries
+        return None
 
 
 def build(model: bytes, shapes: Mapping[str, Sequence[int]] | None = None) -> BuilderReport:
     """Parse and build the engine of a serialized ONNX ``model``.
 
     ``shapes`` gives those of inputs with free dimensions (1 for each that is not named).  Errors of
-    NVIDIA's are in the report.  Raises ConfigError where no package is installed.
+    NVIDIA's are in the report.  Raises ConfigError where no package is installed, or none of them
+    works without a GPU here.
     """
-    library = installed()
-    if library is None:
-        raise ConfigError(MISSING)
-    log = _log(library)
-    builder = library.Builder(log)
+    library, builder, log = _builder()
     network = builder.create_network(_flags(library))
     parser = library.OnnxParser(network, log)
     title = f"{library.__name__} {library.__version__}"
@@ -122,6 +121,21 @@ def build(model: bytes, shapes: Mapping[str, Sequence[int]] | None = None) -> Bu
         errors_said = ("the builder gave no engine and no reason",)
     content = None if engine is None else bytes(memoryview(engine))
     return BuilderReport(title, errors_said, _said(log, "WARNING"), layers, content)
+
+
+def _builder() -> tuple[Any, Any, Any]:
+    """The first package whose builder can be made, that builder, and its log."""
+    reason = MISSING
+    for name in PACKAGES:
+        library = _import(name)
+        if library is None:
+            continue
+        log = new_log(library)
+        try:
+            return library, library.Builder(log), log
+        except (TypeError, RuntimeError):  # how the bindings say that there is no GPU
+            reason = f"the builder of {name} needs a GPU, and finds none here"
+    raise ConfigError(reason)
 
 
 def _flags(library: Any) -> int:
@@ -148,7 +162,7 @@ def _said(log: Any, severity: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _log(library: Any) -> Any:
+def new_log(library: Any) -> Any:
     """A logger that keeps every line with the name of its severity."""
 
     class Log(library.ILogger):  # type: ignore[misc]
