@@ -3,7 +3,12 @@
 Calibration lives in :mod:`qcc.quant.calibration` and is imported where it is needed.
 """
 
-from qcc.quant.backend_config import BackendConfig, BackendPatternConfig, ObservationType
+from qcc.quant.backend_config import (
+    BackendConfig,
+    BackendPatternConfig,
+    ObservationType,
+    Placement,
+)
 from qcc.quant.dtype_config import DTypeConfig, DTypeWithConstraints
 from qcc.quant.fake_quantize import FakeQuantize, fake_quantize
 from qcc.quant.observers import (
@@ -45,6 +50,7 @@ __all__ = [
     "PerChannelMinMaxObserver",
     "PercentileObserver",
     "PlaceholderObserver",
+    "Placement",
     "QConfig",
     "QConfigMapping",
     "QuantParams",

@@ -44,6 +44,9 @@ class Placement(Enum):
     For runtimes that fuse by themselves what stands between a layer and the next quantization.
     """
 
+    def __repr__(self) -> str:
+        return f"Placement.{self.name}"
+
 
 class ObservationType(Enum):
     """How a pattern's output gets its parameters."""

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 import qcc.quant as quant
+from qcc.backends.registry import backend_config, backend_names
 from qcc.errors import ConfigError
 from qcc.quant import (
     BackendConfig,
@@ -17,6 +19,7 @@ from qcc.quant import (
     MinMaxObserver,
     ObservationType,
     PlaceholderObserver,
+    Placement,
     QConfig,
     QuantParams,
     get_default_qconfig,
@@ -39,6 +42,10 @@ def few_channels(match: Any) -> str | None:
 
 def gemm_axis(match: Any) -> int:
     return 0 if match else 1
+
+
+def float_operand(match: Any) -> tuple[str, ...]:
+    return ("x",) if match else ()
 
 
 STATIC = DTypeConfig(
@@ -258,9 +265,54 @@ def test_json_round_trip() -> None:
     assert read.pattern("gemm").weight_axis is gemm_axis
 
 
+EXPORT = BackendConfig(
+    "export",
+    patterns=(replace(CONV, float_roles=("x",)),),
+    placement=Placement.BEFORE_READERS,
+    fuses=("Relu", "Sigmoid"),
+    concat_shares_scale=True,
+    keeps=("use-lookups",),
+    export_passes="share-dequantize,name-nodes",
+    clamps_results=False,
+    description="a runtime",
+)
+
+
+def test_what_an_export_needs_is_written_and_read() -> None:
+    assert BackendConfig.from_json(EXPORT.to_json(), [CONV]) == EXPORT
+    data = json.loads(EXPORT.to_json())
+    assert data["placement"] == "before_readers"
+    assert data["patterns"][0]["float_roles"] == ["x"]
+    assert eval(repr(EXPORT), {**vars(quant), **globals()}) == EXPORT
+
+
+def test_float_roles_that_are_code_stay_those_at_hand() -> None:
+    row = replace(CONV, float_roles=float_operand)
+    backend = BackendConfig("export", patterns=(row,))
+    assert "float_roles" not in json.loads(backend.to_json())["patterns"][0]
+    assert BackendConfig.from_json(backend.to_json(), [row]) == backend
+
+
+def test_a_text_without_the_newer_fields_reads_as_the_defaults() -> None:
+    data = json.loads(BACKEND.to_json())
+    for key in ("placement", "fuses", "concat_shares_scale", "keeps", "export_passes"):
+        del data[key]
+    assert BackendConfig.from_json(json.dumps(data), BACKEND.patterns) == BACKEND
+
+
+@pytest.mark.parametrize("name", backend_names())
+def test_every_backend_survives_json(name: str) -> None:
+    config = backend_config(name)
+    assert BackendConfig.from_json(config.to_json(), config.patterns) == config
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"placement": "nowhere"}, "no placement 'nowhere': use one of behind_producers, before"),
+        ({"fuses": "Relu"}, "'fuses' must be a list"),
+        ({"keeps": 3}, "'keeps' must be a list"),
+        ({"patterns": [{"name": "gemm", "float_roles": 1}]}, "'float_roles' is malformed"),
         ({"patterns": [{"name": "magic"}]}, "no pattern 'magic' at hand: use one of conv_relu"),
         ({"patterns": [{"name": "gemm", "colour": 1}]}, "pattern 'gemm' has no entry 'colour'"),
         (
