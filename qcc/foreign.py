@@ -69,6 +69,8 @@ def take_over(
     ModelError, DataError or ConfigError in one sentence.
     """
     imported = import_quantized(graph)
+    if backend.target or _is_symmetric(backend):
+        PassManager(parse_pass_list("absorb-channel-scales")).run(imported.graph)
     if _is_symmetric(backend):
         store_signed(imported.graph)
     whole = any(True for _ in activation_quants(imported.graph))
