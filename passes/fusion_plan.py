@@ -69,14 +69,15 @@ def anchor_of(match: Match, weight: Value | None) -> Node:
 class FusionPlan:
     """The groups in schedule order of their roots, and for every other node why it stays float.
 
-    ``refusals`` maps a node to sentences, the most telling first; ``placement`` and
-    ``concat_shares_scale`` are the backend's.
+    ``refusals`` maps a node to sentences, the most telling first; ``placement``,
+    ``concat_shares_scale`` and ``clamps_results`` are the backend's.
     """
 
     groups: tuple[FusionGroup, ...] = ()
     refusals: Mapping[Node, tuple[str, ...]] = field(default_factory=dict)
     placement: Placement = Placement.BEHIND_PRODUCERS
     concat_shares_scale: bool = False
+    clamps_results: bool = True
 
     def group_of(self) -> dict[Node, FusionGroup]:
         """Every grouped node's group."""
@@ -114,6 +115,7 @@ class FusionPlan:
             {new: self.refusals[old] for old, new in inner if old in self.refusals},
             self.placement,
             self.concat_shares_scale,
+            self.clamps_results,
         )
 
 

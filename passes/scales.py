@@ -5,7 +5,8 @@ An operand that only the Concat reads takes the Concat's parameters, so that its
 second rounding; an operand that others read too does so only where its own range is at most
 :data:`CONCAT_SHARE_RATIO` times smaller.  For runtimes that join stored values only where all have
 one scale, a Concat, its operands and whatever shares theirs form one class of equal parameters:
-those that the Concat's result needs.
+those that the Concat's result needs.  Where kernels do not clamp, an operand keeps parameters that
+imply its Relu or Clip.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from qcc.passes.assign_numbers import is_implied
 from qcc.passes.fusion_plan import FusionPlan
 from qcc.passes.insert_observers import Observation, Slot
 from qcc.quant.observers.base import UniformArguments
@@ -132,9 +134,19 @@ class _Resolution:
         mine, merged = final[operand], final[head]
         if slot.kind == "fixed" or mine.storage != merged.storage:
             return False
+        if not self.plan.clamps_results and self._clamp_would_stay(operand, mine, merged):
+            return False
         if readers.get(operand, set()) <= {head}:
             return True
         return merged.scale[0] <= CONCAT_SHARE_RATIO * mine.scale[0]
+
+    def _clamp_would_stay(self, operand: str, mine: QuantParams, merged: QuantParams) -> bool:
+        """Whether ``mine`` implies the Relu or Clip that makes ``operand``, and ``merged`` not."""
+        for group in self.plan.groups:
+            if group.outputs[0].name == operand and len(group.nodes) > 1:
+                implied = is_implied(group.root, mine.to_quant())
+                return implied and not is_implied(group.root, merged.to_quant())
+        return False
 
 
 def union_of(parts: list[QuantParams], slot: Slot) -> QuantParams:

@@ -51,7 +51,13 @@ def select_fusions(
     else:
         groups = prune_behind_producers(groups, selection)
     refusals = selection.finish(groups)
-    return FusionPlan(tuple(groups), refusals, backend.placement, backend.concat_shares_scale)
+    return FusionPlan(
+        tuple(groups),
+        refusals,
+        backend.placement,
+        backend.concat_shares_scale,
+        backend.clamps_results,
+    )
 
 
 def order_patterns(patterns: Iterable[BackendPatternConfig]) -> tuple[BackendPatternConfig, ...]:

@@ -1,0 +1,81 @@
+"""onnxruntime runs all that target onnx quantizes on integers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qcc.onnxio import to_model_proto
+from qcc.runtime.fusion import FusionReport, fused_share
+from tests.backends.onnx.nets import NETS, decoder_net, exported, silu_net
+from tests.differential.models import DIGITS, sample
+
+pytest.importorskip("onnxruntime")
+
+MODELS = (
+    "squeezenet10_imagenet",
+    "mobilenet_v2_10_224_imagenet",
+    "fastestdet_coco",
+    "ultraface_rfb320",
+    "yunet_n_dynamic",
+    "resnet8_cifar10_nhwc",
+    "kws_dscnn",
+    "mnist_cntk",
+)
+
+
+def report_of(name: str, target: str, opset: int = 21) -> FusionReport:
+    return fused_share(to_model_proto(exported(NETS[name], target), opset=opset))
+
+
+@pytest.mark.parametrize("opset", [13, 21])
+@pytest.mark.parametrize("name", NETS)
+def test_every_node_between_quantize_and_dequantize_is_an_integer_kernel(
+    name: str, opset: int
+) -> None:
+    report = report_of(name, "onnx", opset)
+    assert [node.reason for node in report.missing] == []
+    for op in ("Conv", "Gemm", "MatMul", "Add", "Concat", "MaxPool", "AveragePool"):
+        total, expected, fused = report.by_op().get(op, (0, 0, 0))
+        assert total == expected == fused, op
+
+
+def test_a_skip_that_is_joined_keeps_the_parameters_that_imply_its_relu() -> None:
+    """The joined values have a zero point, which would leave Conv and Relu in float."""
+    graph = exported(decoder_net, "onnx")
+    assert "Relu" not in [node.op for node in graph.nodes]
+    (joined,) = [node for node in graph.nodes if node.op == "Concat"]
+    quants = [value.producer.operand(0).tensor.quant for value in joined.inputs]  # type: ignore[union-attr]
+    assert [quant is not None and quant.zero_point[0] == 0 for quant in quants] == [True, False]
+    (after,) = joined.output.users
+    assert after.output.tensor.quant not in (quants[0],)
+
+
+def test_sigmoid_and_product_are_integer_kernels_of_their_own() -> None:
+    report = fused_share(to_model_proto(exported(silu_net, "onnx")))
+    kernels = {node.op: node.kernel for node in report.nodes}
+    assert (kernels["Sigmoid"], kernels["Mul"]) == ("QLinearSigmoid", "QLinearMul")
+
+
+def test_the_example_is_fused_as_a_whole() -> None:
+    report = fused_share(to_model_proto(sample(DIGITS, batches=4).numbered("onnx")))
+    assert (report.share, report.floats) == (1.0, ())
+    assert report.expected == 7
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_generic_profile_is_fused_but_for_clamps_of_joined_values(name: str) -> None:
+    """It has one scale over a Concat, so the Relu in front of one may need to be computed."""
+    missing = report_of(name, "onnx-generic", 13).missing
+    assert all("cuts at 0" in node.reason for node in missing)
+    assert not missing or name == "decoder_net"
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", MODELS)
+def test_real_models_are_fused_as_far_as_they_are_quantized(name: str, zoo: Path) -> None:
+    report = fused_share(to_model_proto(sample(name, 2, zoo).numbered("onnx")))
+    assert [node.reason for node in report.missing] == []
+    total, expected, fused = report.by_op()["Conv"]
+    assert total == expected == fused
