@@ -189,10 +189,17 @@ def _bounds(index: ModelIndex, clamp: Operation) -> tuple[float | None, float | 
 
 
 def operand_types(index: ModelIndex) -> Iterator[Problem]:
-    """R3: int8 activations have int8 weights, and results are of the activation's type."""
+    """R3: values have 8 bits, int8 activations int8 weights, results the activation's type."""
     for operation, (first, *others) in units(index):
         storages = [q.storage for q in (first, *others)]
-        if operation.op in PRODUCTS:
+        wide = [storage for storage in storages if storage not in (*EIGHT_BITS, None)]
+        if wide:
+            yield Problem(
+                operation,
+                f"it reads values stored as {wide[0]}, and integer kernels read 8 bits, so it runs "
+                "in float: store 8 bits",
+            )
+        elif operation.op in PRODUCTS:
             if storages == ["int8", "uint8"]:
                 yield Problem(
                     operation,

@@ -103,10 +103,8 @@ def small_unsigned(index: ModelIndex) -> Iterator[Problem]:
 def zero_points(index: ModelIndex) -> Iterator[Problem]:
     """Every zero point is written, 0, and of the type of the stored values."""
     for group in groups(index):
-        if group.lead.storage == "int32" or (
-            group.lead.storage == "uint8" and not _defaults(group)
-        ):
-            continue  # E4 and E1 speak of these
+        if group.lead.storage not in (*ALLOWED, *WEIGHT_ONLY, None) and not _defaults(group):
+            continue  # E1 and E4 speak of these
         for member in group.own:
             yield from _zero_point(group, member)
 

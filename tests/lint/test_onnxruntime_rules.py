@@ -145,6 +145,15 @@ def test_a_result_of_another_type_is_r3(tmp_path: Path) -> None:
     assert "QLinearConv" not in kernels(model, tmp_path)
 
 
+def test_operands_of_16_bits_are_r3(tmp_path: Path) -> None:
+    net = Net()
+    x = net.pair(net.input("x", ["n", 16, 8, 8]), 0.05, np.uint16(0))
+    y = net.node("Conv", x, net.weight(random(16, 16, 3, 3), 0), name="conv")
+    model = out(net, y, 0.2, np.uint16(0))
+    assert single(model).rule == "R3"
+    assert "QLinearConv" not in kernels(model, tmp_path)
+
+
 def test_a_sum_of_two_types_is_r3(tmp_path: Path) -> None:
     def model(second: Any) -> ModelProto:
         net = Net()
