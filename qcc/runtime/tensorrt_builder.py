@@ -183,7 +183,7 @@ def new_log(library: Any) -> Any:
 
 _LAYER = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<kind>\w+), ")
 _TYPE = re.compile(r"Datatype: (\w+)")
-_ORIGIN = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+_ORIGIN = re.compile(r"\[ONNX Layer: (.*)\]", re.DOTALL)
 _PARTS = ("Inputs: ", "Constants: ", "Outputs: ", "TacticName: ")
 
 
@@ -192,10 +192,9 @@ def read_layer(line: str) -> BuiltLayer | None:
     found = _LAYER.match(line)
     if found is None:
         return None
-    metadata = line.partition("Metadata: ")[2]
-    origins = dict.fromkeys(
-        name for item in _ORIGIN.findall(metadata) for name in item.split("\x1e")
-    )
+    items = line.partition("Metadata: ")[2].split("\x1f")
+    named = (origin[1] for item in items if (origin := _ORIGIN.match(item)) is not None)
+    origins = dict.fromkeys(name for item in named for name in item.split("\x1e"))
     inputs, constants, outputs = (_types(line, part) for part in _PARTS[:3])
     return BuiltLayer(found["name"], found["kind"], inputs, constants, outputs, tuple(origins))
 
