@@ -68,18 +68,23 @@ def _site(node: Node, quant: Quant) -> _Site | str:
         return "its channels have different zero points"
     value, clip = node.operand(0), None
     activation = value.producer
-    private = _is_private(value)
+    private = is_private(value)
     if activation is not None and activation.op in ("Relu", "Clip"):
         if activation.op == "Clip":
             clip = activation
         value = activation.operand(0)
-        private = private and _is_private(value)
+        private = private and is_private(value)
     if not private:
         return "other nodes read the value before it is quantized"
     if clip is not None and not _is_implied(clip, quant):
         return f"'{clip.label}' clips within what it can store"
     maker = value.producer
-    if maker is None or maker.op != "Conv" or _weight(maker) is None or not _has_plain_bias(maker):
+    if (
+        maker is None
+        or maker.op != "Conv"
+        or stored_weight(maker) is None
+        or not has_plain_bias(maker)
+    ):
         return "no convolution with constant 8-bit weights makes it"
     readers = _readers(node.output, len(quant.scale))
     if readers is None:
@@ -94,18 +99,19 @@ def _readers(stored: Value, channels: int) -> tuple[Node, ...] | None:
         if user.op != "q.dequantize" or user.output.is_output or stored.is_output:
             return None
         found.extend(user.output.users)
-    fits = all(_is_depthwise(reader, channels) and _weight(reader) for reader in found)
+    fits = all(_is_depthwise(reader, channels) and stored_weight(reader) for reader in found)
     return tuple(dict.fromkeys(found)) if fits else None
 
 
-def _is_private(value: Value) -> bool:
+def is_private(value: Value) -> bool:
+    """Whether ``value`` has one use, by a node."""
     return len(value.uses) == 1 and not value.is_output
 
 
-def _weight(conv: Node) -> Value | None:
+def stored_weight(conv: Node) -> Value | None:
     """The stored weight of a convolution, which nothing else reads through its dequantize."""
     maker = conv.operand(1).producer
-    if maker is None or maker.op != "q.dequantize" or not _is_private(maker.output):
+    if maker is None or maker.op != "q.dequantize" or not is_private(maker.output):
         return None
     quant = maker.operand(0).tensor.quant
     if not maker.operand(0).is_constant or quant is None or quant.axis not in (None, 0):
@@ -113,14 +119,14 @@ def _weight(conv: Node) -> Value | None:
     return maker.operand(0)
 
 
-def _has_plain_bias(conv: Node) -> bool:
+def has_plain_bias(conv: Node) -> bool:
     """Whether the bias is absent, a float constant, or a stored one behind its own dequantize."""
     bias = conv.input(2)
     if bias is None or bias.is_constant:
         return True
     maker = bias.producer
     stored = maker is not None and maker.op == "q.dequantize" and maker.operand(0).is_constant
-    return stored and _is_private(bias)
+    return stored and is_private(bias)
 
 
 def _is_depthwise(node: Node, channels: int) -> bool:
@@ -161,14 +167,17 @@ def _absorb(site: _Site, rewriter: Rewriter) -> None:
 
 
 def _scale_weight(conv: Node, factors: Floats, rewriter: Rewriter) -> None:
-    stored, dequantize = _weight(conv), conv.operand(1).producer
+    stored, dequantize = stored_weight(conv), conv.operand(1).producer
     assert stored is not None
     assert dequantize is not None
-    _rescale(dequantize, stored, factors, rewriter)
+    rescale(dequantize, stored, factors, rewriter)
 
 
-def _rescale(dequantize: Node, stored: Value, factors: Floats, rewriter: Rewriter) -> None:
-    """Multiply the scales of a stored constant, one factor an entry of its first axis."""
+def rescale(dequantize: Node, stored: Value, factors: Floats, rewriter: Rewriter) -> None:
+    """Multiply the scales of a stored constant by positive ``factors``.
+
+    There is one an entry of the constant's first axis, which its scales are along then.
+    """
     quant = stored.tensor.quant
     assert quant is not None
     scales = np.broadcast_to(quant.scales.astype(np.float64), factors.shape) * factors
@@ -185,7 +194,7 @@ def _scale_bias(conv: Node, factors: Floats, rewriter: Rewriter) -> None:
     if bias is None:
         return
     if bias.producer is not None:
-        _rescale(bias.producer, bias.producer.operand(0), factors, rewriter)
+        rescale(bias.producer, bias.producer.operand(0), factors, rewriter)
         return
     data = np.asarray(bias.constant).astype(np.float64) * factors
     rewriter.replace_input(conv, 2, rewriter.constant(bias.name, data.astype(np.float32)))

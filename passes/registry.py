@@ -23,6 +23,7 @@ PASS_MODULES = (
     "qcc.passes.import_clips",
     "qcc.passes.import_dynamic",
     "qcc.passes.import_qdq",
+    "qcc.passes.absorb_affine",
     "qcc.passes.absorb_channel_scales",
     "qcc.passes.suit_onnxruntime",
     "qcc.passes.share_dequantize",

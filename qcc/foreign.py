@@ -43,6 +43,9 @@ from qcc.quant.qconfig_mapping import QConfigMapping
 Progress = Callable[[str, int, "int | None"], None]
 Batches = Iterable[Mapping[str, Any]]
 
+ABSORBING_PASSES = "absorb-affine,absorb-channel-scales"
+"""What gives layers the form that kernels have; activations keep their integers."""
+
 UNUSED_SAMPLES = "the model is quantized already: its numbers are kept, the samples were not used"
 
 LEFT_OVER = ("QuantizeLinear", "DequantizeLinear")
@@ -70,7 +73,7 @@ def take_over(
     """
     imported = import_quantized(graph)
     if backend.target or _is_symmetric(backend):
-        PassManager(parse_pass_list("absorb-channel-scales")).run(imported.graph)
+        PassManager(parse_pass_list(ABSORBING_PASSES)).run(imported.graph)
     if _is_symmetric(backend):
         store_signed(imported.graph)
     whole = any(True for _ in activation_quants(imported.graph))
