@@ -13,7 +13,7 @@ from onnx import ModelProto, helper
 from qcc.lint.check import open_index
 from qcc.lint.editing import Editor, along, drop_unused, used_names
 from qcc.lint.findings import Finding
-from qcc.lint.index import Array, ModelIndex, Operation
+from qcc.lint.index import Array, ModelIndex, Operation, Tensor
 from qcc.lint.profiles import rules_of
 from qcc.lint.quantizers import QUANTIZE, Quantizer
 from qcc.lint.repairs import (
@@ -119,18 +119,15 @@ def _float_bias(editor: Editor, repair: FloatBias) -> None:
 
 
 def _store_signed(editor: Editor, repair: StoreSigned) -> None:
-    stored = editor.index.constant(repair.stored)
-    name = repair.stored.name
+    stored = editor.index.constant(repair.values[0])
     if stored is not None:
         signed = (np.asarray(stored, np.int16) - repair.shift).astype(np.int8)
-        name = editor.constant(f"{name}_int8", signed, repair.stored.graph)
-    editor.declare(repair.stored, "int8")
+        _replace_stored(editor, repair.values[0], signed)
+    for value in repair.values:
+        editor.declare(value, "int8")
     for operation in repair.quantizers:
-        quantizer = Quantizer(editor.index, operation)
-        shape = np.asarray(quantizer.scale).shape
+        shape = np.asarray(Quantizer(editor.index, operation).scale).shape
         _set_zero_point(editor, operation, np.zeros(shape, np.int8))
-        if stored is not None and not quantizer.quantizes:
-            editor.read(operation, 0, name)
 
 
 def _make_symmetric(editor: Editor, repair: MakeSymmetric) -> None:
@@ -138,22 +135,27 @@ def _make_symmetric(editor: Editor, repair: MakeSymmetric) -> None:
     scale = np.asarray(lead.scale)
     step = max(-repair.low, repair.high) / LARGEST["int8"]
     wide = np.full(scale.shape, step, scale.dtype)
-    stored = editor.index.constant(repair.stored)
-    name = repair.stored.name
+    stored = editor.index.constant(repair.values[0])
     if stored is not None:
         zeros = 0 if lead.zeros is None else int(lead.zeros[0])
         numbers = (np.asarray(stored, np.float64) - zeros) * float(scale.reshape(-1)[0])
-        signed = np.clip(np.rint(numbers / float(wide.reshape(-1)[0])), -128, 127).astype(np.int8)
-        name = editor.constant(f"{name}_int8", signed, repair.stored.graph)
-    editor.declare(repair.stored, "int8")
+        signed = np.clip(np.rint(numbers / float(wide.reshape(-1)[0])), -128, 127)
+        _replace_stored(editor, repair.values[0], signed.astype(np.int8))
+    for value in repair.values:
+        editor.declare(value, "int8")
     for operation in repair.quantizers:
-        graph = operation.graph
-        editor.read(operation, 1, editor.constant(f"{repair.stored.name}_scale_int8", wide, graph))
+        stem = f"{repair.values[0].name}_scale_int8"
+        editor.read(operation, 1, editor.constant(stem, wide, operation.graph))
         _set_zero_point(editor, operation, np.zeros(scale.shape, np.int8))
         if operation.op in QUANTIZE:
             _clamp(editor, operation, repair, step)
-        elif stored is not None:
-            editor.read(operation, 0, name)
+
+
+def _replace_stored(editor: Editor, stored: Tensor, data: Array) -> None:
+    """Let every reader of stored data read others."""
+    name = editor.constant(f"{stored.name}_int8", data, stored.graph)
+    for reader, place in stored.users:
+        editor.read(reader, place, name)
 
 
 def _clamp(editor: Editor, operation: Operation, repair: MakeSymmetric, step: float) -> None:

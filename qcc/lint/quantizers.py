@@ -26,6 +26,9 @@ MOVES = frozenset(
 )
 """Ops that move elements of their first operand: quantizing commutes with them."""
 
+STORED_MOVES = MOVES - {"Cast"}
+"""Those that run on stored values of any type."""
+
 EIGHT_BITS = ("int8", "uint8")
 FLOAT8 = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")
 
@@ -143,15 +146,21 @@ class Quantizer:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """A stored value and every quantize and dequantize node around it.
+    """Stored values and every quantize and dequantize node around them.
 
-    ``others`` says whether something else reads the stored value, or the model gives or takes it.
+    ``values`` are a stored value and what ops that only move elements make of it; ``others`` says
+    whether something else reads one of them, or the model gives or takes it.
     """
 
-    stored: Tensor
+    values: tuple[Tensor, ...]
     quantize: Quantizer | None
     dequantize: tuple[Quantizer, ...]
     others: bool
+
+    @property
+    def stored(self) -> Tensor:
+        """The stored value that the others are made of."""
+        return self.values[0]
 
     @property
     def lead(self) -> Quantizer:
@@ -190,16 +199,49 @@ def same_numbers(first: Quantizer, second: Quantizer) -> bool:
 
 
 def groups(index: ModelIndex) -> Iterator[Group]:
-    """Every stored value that quantize or dequantize nodes touch, in order of the file."""
+    """Every group of stored values that Q/DQ nodes touch, in order of the file."""
     seen: set[Tensor] = set()
     for found in quantizers(index):
-        stored = found.stored
+        stored = None if found.stored is None else _unmoved(found.stored)
         if stored is None or stored in seen:
             continue
-        seen.add(stored)
-        readers = [Quantizer(index, o) for o, at in stored.users if o.op in DEQUANTIZE and at == 0]
-        others = len(readers) < len(stored.users) or stored.is_output or stored.is_input
-        yield Group(stored, found if found.quantizes else found.made_by, tuple(readers), others)
+        values, readers, others = _spread(stored)
+        seen.update(values)
+        maker = None if stored.producer is None or stored.producer.op not in QUANTIZE else stored
+        quantize = None if maker is None or maker.producer is None else maker.producer
+        members = tuple(Quantizer(index, reader) for reader in readers)
+        if quantize is not None or members:
+            lead = None if quantize is None else Quantizer(index, quantize)
+            yield Group(values, lead, members, others)
+
+
+def _unmoved(tensor: Tensor) -> Tensor:
+    """The value whose elements a stored value holds in another order."""
+    while tensor.producer is not None and tensor.producer.op in STORED_MOVES:
+        source = tensor.producer.input(0)
+        if source is None:
+            break
+        tensor = source
+    return tensor
+
+
+def _spread(stored: Tensor) -> tuple[tuple[Tensor, ...], list[Operation], bool]:
+    """A stored value and all that is moved from it, the dequantize nodes, and whether others read.
+
+    Data that are given at run time count as read by others, and so do outputs of the model.
+    """
+    values, readers = [stored], []
+    others = False
+    for value in values:
+        others = others or value.is_output or value.is_input
+        for reader, place in value.users:
+            if place == 0 and reader.op in DEQUANTIZE:
+                readers.append(reader)
+            elif place == 0 and reader.op in STORED_MOVES:
+                values += [v for v in reader.outputs if v is not None and v not in values]
+            else:
+                others = True
+    return tuple(values), readers, others
 
 
 def quantizers(index: ModelIndex) -> Iterator[Quantizer]:

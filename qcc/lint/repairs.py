@@ -34,22 +34,25 @@ class WriteZeroPoint:
 
 @dataclass(frozen=True)
 class StoreSigned:
-    """Store the uint8 values of a group of Q/DQ nodes as int8, less ``shift``, zero point too."""
+    """Store the uint8 ``values`` of a group of Q/DQ nodes as int8, less ``shift``, zero point too.
+
+    The first of the values is the one that the others are moved from.
+    """
 
     quantizers: tuple[Operation, ...]
-    stored: Tensor
+    values: tuple[Tensor, ...]
     shift: int
 
 
 @dataclass(frozen=True)
 class MakeSymmetric:
-    """Store a group of Q/DQ nodes as int8 with zero point 0 and a scale that holds its range.
+    """Store the ``values`` of a group of Q/DQ nodes as int8 with zero point 0, in its range.
 
     ``low`` and ``high`` are the real bounds that the group saturates at.
     """
 
     quantizers: tuple[Operation, ...]
-    stored: Tensor
+    values: tuple[Tensor, ...]
     low: float
     high: float
 

@@ -41,7 +41,7 @@ def _only_zeros(group: Group, member: Quantizer, bad: Array) -> bool:
     """Whether all stored data that bad scales belong to mean 0."""
     data = member.index.constant(group.stored)
     zeros = member.zeros
-    if data is None or zeros is None or member.block_size:
+    if data is None or zeros is None or member.block_size or member.data is not group.stored:
         return False
     numbers = np.asarray(data, np.float64)
     if bad.size == 1:

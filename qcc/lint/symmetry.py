@@ -31,7 +31,7 @@ def symmetric(group: Group) -> tuple[Repair | None, str]:
     if not _uniform(group):
         return None, COMPILE
     if lead.storage == "uint8" and (zeros == MIDDLE).all():
-        return StoreSigned(nodes, group.stored, MIDDLE), (
+        return StoreSigned(nodes, group.values, MIDDLE), (
             "store it as int8 with zero point 0 (every value less 128, which changes no number)"
         )
     if lead.scale.size != 1 or not _positive(lead):
@@ -47,7 +47,7 @@ def _widened(group: Group, zero: int) -> tuple[Repair, str]:
     low, high = (lowest - zero) * scale, (highest - zero) * scale
     ratio = max(-low, high) / 127 / scale
     nodes = tuple(member.operation for member in group.members)
-    return MakeSymmetric(nodes, group.stored, low, high), (
+    return MakeSymmetric(nodes, group.values, low, high), (
         f"store it as int8 with zero point 0: the range {low:.4g} to {high:.4g} is kept, and steps "
         f"are {ratio:.2f} times as large (to lose less, {COMPILE})"
     )

@@ -93,7 +93,7 @@ def small_unsigned(index: ModelIndex) -> Iterator[Problem]:
                 group.lead.operation,
                 "its constant is stored as uint8, which TensorRT takes for int8 with a warning (no "
                 "value is above 127, so the numbers are right): store it as int8",
-                None if group.others else StoreSigned(nodes, group.stored, 0),
+                None if group.others else StoreSigned(nodes, group.values, 0),
             )
 
 

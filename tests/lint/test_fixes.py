@@ -114,6 +114,35 @@ def activation_of(model: ModelProto, x: Array) -> Array:
     return results(copy, x)
 
 
+@pytest.mark.parametrize(("zero", "exact"), [(U128, True), (U0, False)])
+def test_stored_values_that_are_moved_before_they_are_dequantized_are_repaired(
+    zero: Any, exact: bool
+) -> None:
+    net = Net()
+    q = net.quantize(net.input("x", ["n", 16, 8, 8]), 0.03, zero)
+    q = net.node("MaxPool", net.node("Transpose", q, perm=[0, 1, 3, 2]), kernel_shape=[2, 2])
+    y = net.node("Conv", net.dequantize(q, 0.03, zero), good_weight(net))
+    model = net.model(y)
+    (found,) = lint_model(model, "tensorrt").errors
+    assert (found.rule, found.node) == ("E1", "quantizelinear1")
+    fixed = repaired(model, "tensorrt", "E1")
+    if exact:
+        assert np.array_equal(results(model, X), results(fixed, X))
+    step = 255 * 0.03 / 127
+    assert np.abs(activation_of(model, X) - activation_of(fixed, X)).max() <= step
+
+
+def test_weights_that_are_moved_before_they_are_dequantized_are_repaired() -> None:
+    def weight(net: Net) -> str:
+        data = np.random.default_rng(0).integers(0, 256, (16, 32, 3, 3)).astype(np.uint8)
+        moved = net.node("Transpose", net.constant(data, "w"), perm=[1, 0, 2, 3])
+        return net.dequantize(moved, 0.02, U128)
+
+    model = conv_of(good_activation, weight)
+    fixed = repaired(model, "tensorrt", "E1")
+    assert np.array_equal(results(model, X), results(fixed, X))
+
+
 def test_no_relu_is_added_behind_an_op_that_gives_nothing_negative() -> None:
     def nodes(op: str | None) -> list[str]:
         net = Net()
