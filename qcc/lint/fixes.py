@@ -17,6 +17,7 @@ from qcc.lint.index import Array, ModelIndex, Operation, Tensor
 from qcc.lint.profiles import rules_of
 from qcc.lint.quantizers import QUANTIZE, Quantizer
 from qcc.lint.repairs import (
+    DequantizeFirst,
     FloatBias,
     MakeSymmetric,
     NameNodes,
@@ -87,7 +88,7 @@ def _one_round(index: ModelIndex, target: str) -> list[Finding]:
 
 def _touches(repair: Repair) -> set[Operation]:
     """The nodes that a repair changes, but for their names."""
-    if isinstance(repair, (SetAxis, StoreSigned, MakeSymmetric)):
+    if isinstance(repair, (SetAxis, StoreSigned, MakeSymmetric, DequantizeFirst)):
         return set(repair.quantizers)
     if isinstance(repair, NameNodes):
         return set()
@@ -226,6 +227,29 @@ def _set_zero_scales(editor: Editor, repair: SetZeroScales) -> None:
     editor.read(repair.dequantize, 1, editor.constant(stem, scale, repair.dequantize.graph))
 
 
+def _dequantize_first(editor: Editor, repair: DequantizeFirst) -> None:
+    stored = repair.values[0]
+    lead = Quantizer(editor.index, repair.quantizers[0])
+    result = editor.fresh_value(f"{stored.name}_dequantized")
+    names = [
+        editor.constant(f"{result}_{role}", np.asarray(data), stored.graph)
+        for role, data in (("scale", lead.scale), ("zero_point", lead.zero_point))
+        if data is not None
+    ]
+    name = editor.fresh_node(result)
+    node = helper.make_node("DequantizeLinear", [stored.name, *names], [result], name=name)
+    editor.insert_before(stored.users[0][0], node)
+    for reader, place in stored.users:
+        editor.read(reader, place, result)
+    for operation in repair.quantizers:
+        source, given = operation.input(0), operation.output
+        for reader, place in [] if given is None else given.users:
+            editor.read(reader, place, "" if source is None else source.name)
+        editor.remove(operation)
+    for value in repair.values[1:]:
+        editor.declare(value, str(np.asarray(lead.scale).dtype))
+
+
 def _use_onnx_domain(editor: Editor, repair: UseOnnxDomain) -> None:
     del editor
     repair.quantizer.proto.ClearField("domain")
@@ -246,6 +270,7 @@ _REPAIRS: dict[type, Callable[[Editor, Any], None]] = {
     MakeSymmetric: _make_symmetric,
     FloatBias: _float_bias,
     SetZeroScales: _set_zero_scales,
+    DequantizeFirst: _dequantize_first,
     UseOnnxDomain: _use_onnx_domain,
     NameNodes: _name_nodes,
 }

@@ -72,6 +72,17 @@ class SetZeroScales:
 
 
 @dataclass(frozen=True)
+class DequantizeFirst:
+    """Dequantize stored data before they are moved, not after: the ``values`` become floats.
+
+    The first of the values is stored; the nodes dequantize what is moved from it, all alike.
+    """
+
+    quantizers: tuple[Operation, ...]
+    values: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
 class UseOnnxDomain:
     """A com.microsoft Q/DQ node means what ONNX's own op means: take that."""
 
@@ -93,6 +104,7 @@ Repair: TypeAlias = (
     | MakeSymmetric
     | FloatBias
     | SetZeroScales
+    | DequantizeFirst
     | UseOnnxDomain
     | NameNodes
 )

@@ -6,7 +6,13 @@ import numpy as np
 
 from qcc.lint.index import ModelIndex
 from qcc.lint.quantizers import EIGHT_BITS, Group, Quantizer
-from qcc.lint.repairs import MakeSymmetric, Repair, StoreSigned, UseOnnxDomain, WriteZeroPoint
+from qcc.lint.repairs import (
+    DequantizeFirst,
+    MakeSymmetric,
+    Repair,
+    StoreSigned,
+    UseOnnxDomain,
+)
 
 MIDDLE = 128
 """The zero point of uint8 that stands for 0 of int8."""
@@ -26,6 +32,11 @@ def symmetric(group: Group) -> tuple[Repair | None, str]:
     lead = group.lead
     zeros = lead.zeros
     nodes = tuple(member.operation for member in group.members)
+    if any(value.is_input or value.is_output for value in group.values):
+        return None, (
+            f"the model itself takes or gives these values as {lead.storage}: let it take and give "
+            "floats, or quantize it again with `qcc compile --target tensorrt`"
+        )
     if lead.storage not in EIGHT_BITS or zeros is None or lead.scale is None:
         return None, COMPILE
     if not _uniform(group):
@@ -82,9 +93,18 @@ def _same(lead: Quantizer, member: Quantizer) -> bool:
     return all(a is not None and b is not None and np.array_equal(a, b) for a, b in pairs)
 
 
-def written_zero_point(quantizer: Quantizer) -> Repair:
-    """The zero point that ONNX means where none is written."""
-    return WriteZeroPoint(quantizer.operation, quantizer.storage or "uint8")
+def dequantize_first(group: Group | None) -> Repair | None:
+    """The repair of stored data that are moved and then dequantized, where one scale holds."""
+    if group is None or group.others or len(group.values) == 1 or group.lead.scale is None:
+        return None
+    if any(reader.graph is not group.stored.graph for reader in group.stored.readers):
+        return None
+    if any(q.result is None or q.result.is_output for q in group.dequantize):
+        return None
+    alike = all(q.is_per_tensor and _same(group.lead, q) for q in group.dequantize)
+    moved = all(q.data is not group.stored for q in group.dequantize)
+    nodes = tuple(q.operation for q in group.dequantize)
+    return DequantizeFirst(nodes, group.values) if alike and moved else None
 
 
 def onnx_domain(quantizer: Quantizer) -> Repair | None:

@@ -22,7 +22,7 @@ from qcc.lint.quantizers import (
 )
 from qcc.lint.repairs import FloatBias, StoreSigned
 from qcc.lint.scales import bad_scale
-from qcc.lint.symmetry import onnx_domain, symmetric
+from qcc.lint.symmetry import dequantize_first, onnx_domain, symmetric
 
 LARGEST_INT8 = 127
 
@@ -253,6 +253,7 @@ def integer_ops(index: ModelIndex) -> Iterator[Problem]:
 
 def constants(index: ModelIndex) -> Iterator[Problem]:
     """What is stored quantized is read by a DequantizeLinear and nothing else."""
+    moved = {group.stored: group for group in groups(index) if group.quantize is None}
     for tensor in index.tensors:
         for reader, place in tensor.users:
             if not _reads_as_data(reader, place) or not index.is_constant(tensor):
@@ -265,6 +266,7 @@ def constants(index: ModelIndex) -> Iterator[Problem]:
                     f"it reads '{tensor.name}', which is stored as {index.element(tensor)}, and "
                     "only DequantizeLinear may: dequantize the constant first and let "
                     f"{reader.op} read the result",
+                    dequantize_first(moved.get(tensor)),
                 )
 
 

@@ -348,6 +348,30 @@ def test_a_weight_that_others_read_too_is_left_and_named() -> None:
     assert (found.rule, found.fixable) == ("E6", False)
 
 
+# -- E8 --------------------------------------------------------------------------------------------
+
+
+def test_a_table_of_stored_values_is_dequantized_before_rows_are_gathered() -> None:
+    net = Net()
+    table = np.random.default_rng(0).integers(-128, 128, (100, 16)).astype(np.int8)
+    rows = net.node("Gather", net.constant(table), net.input("i", [4], TensorProto.INT64))
+    rows = net.dequantize(net.node("Reshape", rows, net.constant(np.array([2, 32]))), 0.1)
+    model = net.model(net.node("Relu", rows))
+    fixed = repaired(model, "tensorrt", "E8")
+    ops = [node.op_type for node in fixed.graph.node]
+    assert ops == ["DequantizeLinear", "Gather", "Reshape", "Relu"]
+    i = np.array([7, 99, 0, 7])
+    assert np.array_equal(results(model, i), results(fixed, i))
+
+
+def test_a_table_with_scales_of_rows_is_left_and_named() -> None:
+    net = Net()
+    table = net.constant(np.ones((16, 4), np.int8))
+    rows = net.node("Gather", table, net.input("i", [16], TensorProto.INT64))
+    y = net.dequantize(rows, np.full(16, 0.1), np.zeros(16, np.int8), axis=0)
+    assert fix_model(net.model(y), "tensorrt")[1] == ()
+
+
 # -- E7, R4, W6, W8 --------------------------------------------------------------------------------
 
 

@@ -157,6 +157,7 @@ def test_gathered_integers_parse_and_do_not_build() -> None:
     assert verdict(model).parsed
     assert not verdict(model, build=True).parsed
     assert rules(model) == {"E8"}
+    assert verdict(fix_model(model, "tensorrt")[0], build=True).parsed
 
 
 @pytest.mark.parametrize(("rule", "model", "reason"), REFUSED)
