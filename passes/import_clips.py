@@ -1,7 +1,8 @@
 """Limits on stored integers become limits on real values: ``Clip -> Q`` for ``Q -> Clip``.
 
 Quantizers with fewer steps than the type has (7 bits, [-127, 127]) write it so.  The limits are
-exact multiples of the scale, so the integers stay the same.
+exact multiples of the scale, so the integers stay the same.  In a NUMBERED graph such limits are a
+part of the quantized type (:func:`narrow_ranges`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from qcc.ir.core import Array, Graph, Node, Stage, constant_array
 from qcc.ir.rewrite import Rewriter
+from qcc.ir.types import Quant
 from qcc.numerics import STORAGE_RANGE
 from qcc.passes.manager import Pass
 
@@ -80,3 +82,40 @@ def _clip_first(
     )
     rewriter.replace(clip, [made.output])
     rewriter.erase_dead(quantize.output)
+
+
+def narrow_ranges(graph: Graph, rewriter: Rewriter) -> None:
+    """Turn ``Clip -> q.quantize`` into a type of fewer steps where the limits are stored values.
+
+    Changes a graph of stage NUMBERED and its subgraphs in place; its results stay the same.
+    """
+    for node in tuple(graph.walk()):
+        clip = node.operand(0).producer if node.op == "q.quantize" else None
+        quant = node.output.tensor.quant
+        if clip is None or clip.op != "Clip" or quant is None or not quant.per_tensor:
+            continue
+        limits = _stored_limits(clip, quant)
+        if limits is None:
+            continue
+        low, high = max(limits[0], quant.range[0]), min(limits[1], quant.range[1])
+        if low > quant.zero_point[0] or high < quant.zero_point[0]:
+            continue
+        narrow = Quant.make(quant.storage, quant.scales, quant.zero_point[0], None, low, high)
+        rewriter.set_type(node.output, node.output.tensor.with_element(narrow))
+        rewriter.replace_input(node, 0, clip.operand(0))
+        rewriter.erase_dead(clip.output)
+
+
+def _stored_limits(clip: Node, quant: Quant) -> tuple[int, int] | None:
+    """The limits of a Clip as stored values, where both are exactly that."""
+    scale, zero = np.float32(quant.scale[0]), quant.zero_point[0]
+    found = []
+    for index in (1, 2):
+        data = constant_array(clip.input(index))
+        if data is None or not np.isfinite(data).all():
+            return None
+        stored = int(np.rint(data.reshape(()) / scale))
+        if np.float32(stored) * scale != data.reshape(()):
+            return None
+        found.append(stored + zero)
+    return found[0], found[1]

@@ -29,6 +29,7 @@ from qcc.ir.ops import attribute
 from qcc.ir.rewrite import Rewriter
 from qcc.ir.types import Quant, TensorType
 from qcc.passes.expand_qoperators import expand_qoperators
+from qcc.passes.import_clips import narrow_ranges
 from qcc.passes.import_movers import (
     MOVERS,
     READERS,
@@ -69,6 +70,7 @@ class ImportQdq(Pass):
             if value in found:
                 rewriter.set_type(value, value.tensor.with_element(found[value]))
         move_constants(graph, rewriter)
+        narrow_ranges(graph, rewriter)
         graph.stage = Stage.NUMBERED
 
 

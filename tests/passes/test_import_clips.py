@@ -30,8 +30,15 @@ def test_fewer_steps_than_the_type_has_become_limits_of_real_values(
     net = Net()
     q = quantized(net, net.input("x", 40, 50), 0.037, zero)
     graph = imported(net.graph(real(net, net.op("Clip", q, *limits), 0.037, zero)))
-    assert ops_of(graph) == {"Clip": 1, "q.dequantize": 1, "q.quantize": 1}
-    assert graph.nodes[0].op == "Clip"
+    assert ops_of(graph) == {"q.dequantize": 1, "q.quantize": 1}
+    quant = graph.nodes[0].output.tensor.quant
+    assert quant is not None
+    storage = np.iinfo(zero.dtype)
+    low, high = limits
+    assert quant.range == (
+        storage.min if low is None else low,
+        storage.max if high is None else high,
+    )
 
 
 def test_weights_are_limited_now() -> None:
@@ -49,7 +56,7 @@ def test_other_readers_of_the_integers_keep_them() -> None:
     q = quantized(net, net.input("x", 40, 50), 0.037, U8(9))
     a = real(net, net.op("Clip", q, U8(0), U8(127)), 0.037, U8(9))
     graph = imported(net.graph(net.op("Add", a, real(net, q, 0.037, U8(9)))))
-    assert ops_of(graph) == {"Add": 1, "Clip": 1, "q.dequantize": 2, "q.quantize": 2}
+    assert ops_of(graph) == {"Add": 1, "q.dequantize": 2, "q.quantize": 2}
 
 
 def test_limits_that_the_model_computes_stay_where_they_are() -> None:
@@ -60,3 +67,17 @@ def test_limits_that_the_model_computes_stay_where_they_are() -> None:
     before = ops_of(graph)
     apply(graph, ImportClips())
     assert ops_of(graph) == before
+
+
+def test_limits_between_two_steps_stay_a_clip() -> None:
+    net = Net()
+    x = net.op("Clip", net.input("x", 40, 50), 0.0, 1.0)
+    graph = imported(net.graph(real(net, quantized(net, x, 0.037, U8(9)), 0.037, U8(9))))
+    assert ops_of(graph) == {"Clip": 1, "q.dequantize": 1, "q.quantize": 1}
+
+
+def test_limits_without_zero_stay_a_clip() -> None:
+    net = Net()
+    x = net.op("Clip", net.input("x", 40, 50), 0.5, 2.0)
+    graph = imported(net.graph(real(net, quantized(net, x, 0.25, U8(9)), 0.25, U8(9))))
+    assert ops_of(graph) == {"Clip": 1, "q.dequantize": 1, "q.quantize": 1}
