@@ -23,14 +23,15 @@ from qcc.quant.backend_config import (
     Placement,
     WeightAxis,
 )
-from qcc.quant.dtype_config import DTypeConfig
+from qcc.quant.dtype_config import DTypeConfig, DTypeWithConstraints
 from qcc.quant.qconfig import get_default_qconfig
 
-INT8 = DTypeConfig("int8", "int8")
-TO_FLOAT = DTypeConfig("int8", "float32")
+SYMMETRIC = DTypeWithConstraints("int8", symmetric=True)
+INT8 = DTypeConfig(SYMMETRIC, SYMMETRIC)
+TO_FLOAT = DTypeConfig(SYMMETRIC, "float32")
 WEIGHTED = (
-    DTypeConfig("int8", "int8", "int8", "float32"),
-    DTypeConfig("int8", "float32", "int8", "float32"),
+    DTypeConfig(SYMMETRIC, SYMMETRIC, SYMMETRIC, "float32"),
+    DTypeConfig(SYMMETRIC, "float32", SYMMETRIC, "float32"),
 )
 
 MOVED = (
@@ -76,6 +77,11 @@ def _joined(
     return tuple(replace(row, float_roles=roles) for row in _plain(patterns, None, check))
 
 
+def _sharing(rows: Iterable[BackendPatternConfig]) -> tuple[BackendPatternConfig, ...]:
+    """Rows whose result keeps its operand's parameters."""
+    return tuple(row.set_dtype_configs([INT8]) for row in rows)
+
+
 _ROWS = (
     *_weighted(p.CONV, "q.conv", 0, placement.takes_channels),
     *_weighted(p.CONV_ADD, "q.conv", 0, placement.adds_skip_to_conv),
@@ -87,10 +93,10 @@ _ROWS = (
     *_plain([p.AVERAGE_POOL], "q.average_pool"),
     *_plain([p.GLOBAL_AVERAGE_POOL], "q.reduce_mean"),
     *_plain([p.LAYER_NORM], None, placement.follows_conv),
-    *sharing([p.MAX_POOL], "q.max_pool"),
-    *sharing([p.NEAREST_RESIZE], "q.resize"),
-    *sharing([p.concat], "q.concat"),
-    *movements(MOVED),
+    *_sharing(sharing([p.MAX_POOL], "q.max_pool")),
+    *_sharing(sharing([p.NEAREST_RESIZE], "q.resize")),
+    *_sharing(sharing([p.concat], "q.concat")),
+    *_sharing(movements(MOVED)),
 )
 
 CONFIG = BackendConfig(

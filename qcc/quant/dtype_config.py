@@ -20,13 +20,19 @@ from qcc.quant.observers.fixed import FLOAT_DTYPES
 from qcc.quant.qconfig import QConfig
 from qcc.quant.qparams import QuantParams
 
+OFFSET = (
+    "the {}'s zero point may be other than 0, but the backend takes 0 alone: "
+    "use a symmetric qscheme"
+)
+
 
 @dataclass(frozen=True)
 class DTypeWithConstraints:
     """A dtype, and bounds that the parameters of a tensor of this dtype must keep.
 
     ``scale_exact_match`` and ``zero_point_exact_match`` go together and ask for a
-    FixedQParamsObserver with these parameters.  Raises ConfigError for an unknown dtype.
+    FixedQParamsObserver with these parameters.  ``symmetric`` (not in torch) asks for a zero point
+    of 0.  Raises ConfigError for an unknown dtype.
     """
 
     dtype: str
@@ -36,16 +42,19 @@ class DTypeWithConstraints:
     scale_max_upper_bound: float | None = None
     scale_exact_match: float | None = None
     zero_point_exact_match: int | None = None
+    symmetric: bool = False
 
     def __post_init__(self) -> None:
         """Check the dtype and the pair of exact matches; raises ConfigError."""
         check_dtype(self.dtype)
-        for f in fields(self)[1:]:
+        for f in fields(self)[1:-1]:
             value = getattr(self, f.name)
             if value is not None and (
                 isinstance(value, bool) or not isinstance(value, int | float)
             ):
                 raise ConfigError(f"{f.name} must be a number or None, got {value!r}")
+        if not isinstance(self.symmetric, bool):
+            raise ConfigError(f"symmetric must be true or false, got {self.symmetric!r}")
         if (self.scale_exact_match is None) != (self.zero_point_exact_match is None):
             raise ConfigError("give scale_exact_match and zero_point_exact_match together")
 
@@ -60,6 +69,7 @@ class DTypeWithConstraints:
             self._range_refusal(spec.quant_range, role),
             self._scale_refusal(spec, role),
             self._exact_refusal(spec.fixed, role),
+            self._offset_refusal(spec, role),
         )
         return next((s for s in sentences if s is not None), None)
 
@@ -72,6 +82,8 @@ class DTypeWithConstraints:
             return f"the {role}'s scale {min(params.scale)} is below the backend's least, {low}"
         if high is not None and max(params.scale) > high:
             return f"the {role}'s scale {max(params.scale)} is above the backend's greatest, {high}"
+        if self.symmetric and any(params.zero_point):
+            return OFFSET.format(role)
         stated = set(zip(params.scale, params.zero_point, strict=True))
         return self._range_refusal((params.quant_min, params.quant_max), role) or next(
             (s for pair in sorted(stated) if (s := self._exact_refusal(pair, role))), None
@@ -116,10 +128,17 @@ class DTypeWithConstraints:
             )
         return None
 
+    def _offset_refusal(self, spec: ObserverSpec, role: str) -> str | None:
+        if not self.symmetric:
+            return None
+        scheme = spec.qscheme or ""
+        fits = spec.fixed[1] == 0 if spec.fixed is not None else scheme.endswith("symmetric")
+        return None if fits else OFFSET.format(role)
+
     def to_data(self) -> str | dict[str, Any]:
         """As JSON data: the dtype alone, or an object when there are constraints."""
         data = {f.name: getattr(self, f.name) for f in fields(self)}
-        stated = {key: value for key, value in data.items() if value is not None}
+        stated = {k: v for k, v in data.items() if v is not None and v is not False}
         return self.dtype if len(stated) == 1 else stated
 
     @classmethod

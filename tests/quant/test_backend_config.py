@@ -212,6 +212,23 @@ def test_numbers_are_checked_too(params: QuantParams, sentence: str | None) -> N
     assert wanted.params_refusal(params, "input") == sentence
 
 
+def test_symmetric_numbers_have_the_zero_point_0() -> None:
+    wanted = DTypeWithConstraints("int8", symmetric=True)
+    affine = MinMaxObserver.with_args(dtype="int8")
+    symmetric = affine.with_args(qscheme="per_tensor_symmetric")
+    offset = FixedQParamsObserver.with_args(dtype="int8", scale=1 / 256, zero_point=-128)
+    centred = FixedQParamsObserver.with_args(dtype="int8", scale=1 / 128, zero_point=0)
+    assert wanted.spec_refusal(symmetric, "input") is None
+    assert wanted.spec_refusal(centred, "output") is None
+    for spec in (affine, offset):
+        assert "the output's zero point may be other" in str(wanted.spec_refusal(spec, "output"))
+    assert wanted.params_refusal(QuantParams.make([0.5, 1], 0, "int8", axis=0), "weight") is None
+    moved = QuantParams.make([0.5, 1], [0, 1], "int8", axis=0)
+    assert "the weight's zero point may be other" in str(wanted.params_refusal(moved, "weight"))
+    assert DTypeWithConstraints.from_data(wanted.to_data()) == wanted
+    assert wanted.to_data() == {"dtype": "int8", "symmetric": True}
+
+
 def test_exact_numbers() -> None:
     wanted = FIXED.constraints("output")
     assert wanted is not None

@@ -12,6 +12,10 @@ from qcc.ir.types import TensorType, float32
 from qcc.passes.fusion_plan import FusionPlan
 from qcc.passes.prune_groups import ALONE, GIVEN, ISLAND, TAIL
 from qcc.passes.select_fusions import FUSED, select_fusions
+from qcc.quant.observers import FixedQParamsObserver, MinMaxObserver
+from qcc.quant.observers.base import ObserverSpec
+from qcc.quant.qconfig import QConfig, default_per_channel_weight_observer
+from qcc.quant.qconfig_mapping import QConfigMapping
 from tests.backends.tensorrt.placements import SmallNet, placement
 
 
@@ -206,3 +210,32 @@ def test_layers_whose_weights_are_computed_stay_float(name: str) -> None:
     weight = net.input("w", *((16, 16, 1, 1) if image else (16, 16)))
     plan = plan_of(net.graph(net.op(name, x, weight)))
     assert not plan.groups
+
+
+@pytest.mark.parametrize(
+    ("activation", "sentence"),
+    [
+        (MinMaxObserver.with_args(dtype="int8"), "the input's zero point may be other than 0"),
+        (MinMaxObserver.with_args(dtype="uint8"), "the input is uint8, but the backend takes int8"),
+    ],
+)
+def test_other_numbers_than_symmetric_int8_are_refused(
+    activation: ObserverSpec, sentence: str
+) -> None:
+    net = SmallNet()
+    pooled = net.op("MaxPool", net.conv(net.image()), kernel_shape=[2, 2])
+    qconfig = QConfig(activation, default_per_channel_weight_observer)
+    mapping = QConfigMapping().set_global(qconfig)
+    plan = select_fusions(net.graph(net.conv(pooled)), CONFIG, mapping)
+    assert not plan.groups
+    for node in plan.refusals:
+        assert any(sentence in text for text in plan.refusals[node])
+
+
+def test_a_layer_may_have_symmetric_parameters_of_its_own() -> None:
+    net = SmallNet()
+    graph = net.graph(net.conv(net.conv(net.image())))
+    spec = FixedQParamsObserver.with_args(dtype="int8", scale=0.5, zero_point=0)
+    qconfig = QConfig(spec, default_per_channel_weight_observer)
+    mapping = CONFIG.default_mapping.set_module_name("conv1", qconfig)
+    assert labels(select_fusions(graph, CONFIG, mapping)) == ["conv1", "conv2"]
