@@ -70,8 +70,11 @@ GENERIC = (
 )
 
 OPENVINO = (
-    *GENERIC,
+    *STANDARD,
+    Rule("G5", _W, "all ops are ONNX's own", standard.foreign_ops),
+    Rule("G6", _W, "scales of weights lie along the output channels", standard.weight_axes),
     Rule("G7", _W, "weighted ops have both operands quantized", tensorrt_layers.half_quantized),
+    Rule("G8", _W, "weighted ops read 8 bits or less", standard.wide_operands),
 )
 
 PROFILES: Mapping[str, tuple[Rule, ...]] = {

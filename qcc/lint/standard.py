@@ -1,4 +1,4 @@
-"""What ONNX itself says of Q/DQ nodes (rules G1 to G6)."""
+"""What ONNX itself says of Q/DQ nodes, and most runtimes want (rules G1 to G8)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ SINCE = {
     **dict.fromkeys(("int2", "uint2"), 25),
 }
 """The first opset whose QuantizeLinear and DequantizeLinear know a type."""
+
+WIDE = ("int16", "uint16", "int32")
 
 
 def types(index: ModelIndex) -> Iterator[Problem]:
@@ -83,7 +85,7 @@ def missing_zero_points(index: ModelIndex) -> Iterator[Problem]:
 
 
 def foreign_ops(index: ModelIndex) -> Iterator[Problem]:
-    """No op is one of com.microsoft, which only onnxruntime knows."""
+    """No op is one of com.microsoft, which few runtimes besides onnxruntime know."""
     for operation in index.operations:
         if not operation.op.startswith(MICROSOFT):
             continue
@@ -97,7 +99,8 @@ def foreign_ops(index: ModelIndex) -> Iterator[Problem]:
         else:
             yield Problem(
                 operation,
-                f"only onnxruntime has {operation.op}: export the model as Q/DQ around ops of ONNX",
+                f"{operation.op} is no op of ONNX, and few runtimes besides onnxruntime have it: "
+                "export the model as Q/DQ around ops of ONNX",
             )
 
 
@@ -107,3 +110,15 @@ def weight_axes(index: ModelIndex) -> Iterator[Problem]:
         found = misplaced(product, ", so runtimes compute it in float, or wrongly")
         if found is not None:
             yield found
+
+
+def wide_operands(index: ModelIndex) -> Iterator[Problem]:
+    """Weighted ops read values of 8 bits or less, of which there are integer kernels."""
+    for product in products(index):
+        wide = [q.storage for q in product.quantized if q is not None and q.storage in WIDE]
+        if wide:
+            yield Problem(
+                product.operation,
+                f"it reads values stored as {wide[0]}, of which there is no integer kernel, so it "
+                "runs in float: store 8 bits",
+            )

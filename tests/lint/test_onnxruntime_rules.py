@@ -363,18 +363,28 @@ def test_what_onnx_forbids_is_an_error_for_every_onnx_target(target: str) -> Non
     assert found(net.model(w)) == ["G4"]
 
 
-@pytest.mark.parametrize("target", ["onnx-openvino", "onnx-generic"])
-def test_ops_of_com_microsoft_are_g5_where_the_runtime_is_another(target: str) -> None:
+def test_ops_of_com_microsoft_are_g5_where_the_runtime_is_another() -> None:
     net = Net()
-    x = [
-        net.input("x", ["n", 8], TensorProto.UINT8),
-        net.constant(np.float32(0.1)),
-        net.constant(U0),
-    ]
-    model = net.model(net.node("com.microsoft.QLinearSigmoid", *x, *x[1:], name="sigmoid"))
-    (found,) = lint_model(model, target).errors
+    x = net.input("x", ["n", 8], TensorProto.UINT8)
+    parameters = net.constant(np.float32(0.1)), net.constant(U0)
+    y = net.node("com.microsoft.QLinearSigmoid", x, *parameters, *parameters, name="sigmoid")
+    model = net.model(y)
+    (found,) = lint_model(model, "onnx-generic").errors
     assert (found.rule, found.node) == ("G5", "sigmoid")
+    assert [f.rule for f in lint_model(model, "onnx-openvino").warnings] == ["G5"]
     assert lint_model(model, "onnx").errors == ()
+
+
+def test_what_openvino_computes_in_float_is_g7_and_g8() -> None:
+    def found(model: ModelProto) -> list[str]:
+        return [f.rule for f in lint_model(model, "onnx-openvino").warnings]
+
+    net = Net()
+    x = net.pair(net.input("x", ["n", 16, 8, 8]), 0.05, np.uint16(0))
+    assert found(net.model(net.node("Conv", x, net.weight(random(16, 16, 3, 3), 0)))) == ["G8"]
+    net = Net()
+    x = net.pair(net.input("x", ["n", 16, 8, 8]), 0.05, U0)
+    assert found(net.model(net.node("Conv", x, net.constant(random(16, 16, 3, 3))))) == ["G7"]
 
 
 def test_a_wrong_axis_is_g6_for_others() -> None:
