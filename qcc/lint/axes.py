@@ -24,12 +24,13 @@ Scales are made of the largest value of a channel, which is then stored as the e
 def unfitting(index: ModelIndex) -> Iterator[Problem]:
     """Scales and zero points whose shapes the op's definition does not allow."""
     for quantizer in quantizers(index):
-        message = _misfit(quantizer)
+        message = misfit(quantizer)
         if message is not None:
             yield Problem(quantizer.operation, message, _repair_of_misfit(quantizer))
 
 
-def _misfit(q: Quantizer) -> str | None:
+def misfit(q: Quantizer) -> str | None:
+    """Why the scales of a Q/DQ node do not fit its tensor; None where nothing speaks against."""
     if q.scale is None:
         return None
     if q.zero_point is not None and q.zero_point.size != q.scale.size:

@@ -21,7 +21,8 @@ from qcc.lint.quantizers import (
     dequantizer,
     groups,
 )
-from qcc.lint.repairs import FloatBias, WriteZeroPoint
+from qcc.lint.repairs import WriteZeroPoint
+from qcc.lint.symmetry import float_bias
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 
@@ -236,7 +237,7 @@ def wrong_biases(index: ModelIndex) -> Iterator[Problem]:
             f"the scale of the bias is {written:.4g} where that of activation times weight is "
             f"{meant:.4g}, which onnxruntime takes instead, so the bias is wrong by that factor: "
             "store it with the product's scale, or as float32",
-            _float_bias(bias) if fused else None,
+            float_bias(bias) if fused else None,
         )
 
 
@@ -248,7 +249,7 @@ def foreign_biases(index: ModelIndex) -> Iterator[Problem]:
             f"the scale of the bias is {written:.4g} where that of activation times weight is "
             f"{meant:.4g}, so the Conv runs in float, or with the wrong one of the two where they "
             "are close: store it with the product's scale, or as float32",
-            _float_bias(bias),
+            float_bias(bias),
         )
 
 
@@ -270,12 +271,6 @@ def _foreign_scales(
         wrong = ~np.isclose(written, meant, rtol=SCALE_TOLERANCE, atol=0)
         if wrong.any():
             yield operation, bias, float(written[wrong][0]), float(meant[wrong][0])
-
-
-def _float_bias(bias: Quantizer) -> FloatBias | None:
-    stored = bias.index.constant(bias.data) is not None and bias.zeros is not None
-    whole = bias.result is not None and not bias.result.is_output
-    return FloatBias(bias.operation) if stored and whole else None
 
 
 def bias_types(index: ModelIndex) -> Iterator[Problem]:

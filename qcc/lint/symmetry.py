@@ -1,13 +1,15 @@
-"""Which repair makes stored values int8 with zero point 0, and what it costs."""
+"""Which repair stored values have: int8 with zero point 0, and what that costs, or floats."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from qcc.lint.axes import misfit
 from qcc.lint.index import ModelIndex
 from qcc.lint.quantizers import EIGHT_BITS, Group, Quantizer
 from qcc.lint.repairs import (
     DequantizeFirst,
+    FloatBias,
     MakeSymmetric,
     Repair,
     StoreSigned,
@@ -91,6 +93,14 @@ def _is_stored(op: str) -> bool:
 def _same(lead: Quantizer, member: Quantizer) -> bool:
     pairs = ((lead.scale, member.scale), (lead.zeros, member.zeros))
     return all(a is not None and b is not None and np.array_equal(a, b) for a, b in pairs)
+
+
+def float_bias(bias: Quantizer) -> FloatBias | None:
+    """The repair of a stored bias that may be float32 as well."""
+    stored = bias.index.constant(bias.data) is not None and bias.scale is not None
+    whole = bias.result is not None and not bias.result.is_output
+    safe = stored and whole and bias.zeros is not None and misfit(bias) is None
+    return FloatBias(bias.operation) if safe else None
 
 
 def dequantize_first(group: Group | None) -> Repair | None:

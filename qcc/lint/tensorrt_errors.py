@@ -20,9 +20,9 @@ from qcc.lint.quantizers import (
     products,
     quantizers,
 )
-from qcc.lint.repairs import FloatBias, StoreSigned
+from qcc.lint.repairs import StoreSigned
 from qcc.lint.scales import bad_scale
-from qcc.lint.symmetry import dequantize_first, onnx_domain, symmetric
+from qcc.lint.symmetry import dequantize_first, float_bias, onnx_domain, symmetric
 
 LARGEST_INT8 = 127
 
@@ -175,14 +175,11 @@ def biases(index: ModelIndex) -> Iterator[Problem]:
     for found in quantizers(index):
         if found.quantizes or found.storage != "int32":
             continue
-        stored = found.index.constant(found.data)
-        safe = stored is not None and found.scale is not None and found.zeros is not None
-        whole = found.result is not None and not found.result.is_output
         yield Problem(
             found.operation,
             "it dequantizes int32, which TensorRT refuses: store the bias as float32 (its product "
             "with the scale)",
-            FloatBias(found.operation) if safe and whole else None,
+            float_bias(found),
         )
 
 
