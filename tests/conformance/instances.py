@@ -96,9 +96,12 @@ class Instance:
     def node(self, term: NodeTerm) -> Value:
         """The result of a node term, its operands made first."""
         op = term.ops[0]
-        recipe = RECIPES.get(op, unary)
-        operands, attributes = recipe(self, term)
+        operands, attributes = self.recipe(op)(self, term)
         return self.emit(op, operands, attributes)
+
+    def recipe(self, op: str) -> Recipe:
+        """How an op gets its operands and attributes."""
+        return RECIPES.get(op, unary)
 
     def emit(self, op: str, operands: list[Value | None], attributes: dict[str, Any]) -> Value:
         graph = self.b.graph
@@ -149,6 +152,22 @@ def conv(i: Instance, term: NodeTerm) -> tuple[list[Value | None], dict[str, Any
     weight = i.operand(term.operands[1], lambda: i.weight((s.outputs, s.channels, 3, 3), 0))
     bias = i.operand(term.operands[2], lambda: i.b.bias(s.outputs))
     return [x, weight, bias], {"pads": [1, 1, 1, 1]}
+
+
+def conv_transpose(i: Instance, term: NodeTerm) -> tuple[list[Value | None], dict[str, Any]]:
+    """2x2 with strides of 2."""
+    s = i.shapes
+    x = i.operand(term.operands[0], lambda: i.activation(s.image))
+    weight = i.operand(term.operands[1], lambda: i.weight((s.channels, s.outputs, 2, 2), 1))
+    bias = i.operand(term.operands[2], lambda: i.b.bias(s.outputs))
+    return [x, weight, bias], {"strides": [2, 2]}
+
+
+def layer_norm(i: Instance, term: NodeTerm) -> tuple[list[Value | None], dict[str, Any]]:
+    """Over the last axis."""
+    s = i.shapes
+    x = i.operand(term.operands[0], lambda: i.activation(s.image))
+    return [x, i.b.bias(s.width), i.b.bias(s.width)], {"axis": -1}
 
 
 def gemm(i: Instance, term: NodeTerm) -> tuple[list[Value | None], dict[str, Any]]:
@@ -229,6 +248,8 @@ def _ints(*values: int) -> Any:
 
 RECIPES: dict[str, Recipe] = {
     "Conv": conv,
+    "ConvTranspose": conv_transpose,
+    "LayerNormalization": layer_norm,
     "Gemm": gemm,
     "MatMul": matmul,
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min"), binary),
