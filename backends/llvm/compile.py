@@ -51,7 +51,7 @@ def compile_numbered(
     schedules of matrix kernels (:mod:`qcc.backends.llvm.tuning`).  A graph without integers runs in
     onnxruntime as a whole, with any shapes, unless ``floats`` asks for native float32 code.
     """
-    native = floats or any(node.domain == "q" for node in graph.nodes)
+    native = floats or any(_holds_integers(node) for node in graph.nodes)
     lowered = _with_shapes(graph, shapes if native else None)
     before = [(n.label, n.op) for n in lowered.nodes if n.domain != "q"]
     report = lower(lowered, patterns)
@@ -65,6 +65,11 @@ def compile_numbered(
     if floats and not any(node.domain == "q" for node in graph.nodes):
         reasons = {label: reasons.get(label, f"{why} (native float32)") for label, _ in before}
     return NativeProgram(model, lowered, tuple(_rows(before, lowered, report, model, reasons)))
+
+
+def _holds_integers(node: Node) -> bool:
+    """Whether a node of a NUMBERED graph reads or gives stored values, in whatever form."""
+    return node.domain == "q" or node.op in ("QuantizeLinear", "DequantizeLinear")
 
 
 def _named_as(graph: Graph, model: CompiledModel) -> CompiledModel:

@@ -6,6 +6,7 @@ from qcc import numerics
 from qcc.ir.core import Graph, Node, Value
 from qcc.ir.rewrite import Rewriter
 from qcc.ir.types import TensorType
+from qcc.passes.dequantize_constants import dequantized_constant
 
 
 def clean(graph: Graph, rewriter: Rewriter) -> None:
@@ -60,21 +61,24 @@ def _quantize_constant(node: Node, rewriter: Rewriter) -> None:
 def _join_dequantize(node: Node, rewriter: Rewriter) -> None:
     """A dequantized constant that float nodes read becomes a float constant."""
     source = node.operand(0)
-    quant = source.tensor.quant
     reads_integers = any(user.domain == "" for user in node.output.users)
-    if source.constant is None or quant is None or not reads_integers or node.output.is_output:
+    if source.constant is None or not reads_integers or node.output.is_output:
         return
-    data = numerics.dequantize(source.constant, quant.scales, quant.zero_points, axis=quant.axis)
-    rewriter.replace(node, [rewriter.constant(f"{source.name}_f32", data)])
+    data = dequantized_constant(node)
+    if data is not None:
+        rewriter.replace(node, [rewriter.constant(f"{source.name}_f32", data)])
 
 
 _RULES = {"q.quantize": _join_quantize}
 
 
 def fold_float_constants(graph: Graph, rewriter: Rewriter) -> None:
-    """Turn every dequantized constant that is still read into a float constant."""
+    """Turn every dequantized constant that is still read into a float constant.
+
+    Also those that have no integer form (blocks, floats of few bits).
+    """
     for node in graph.nodes:
-        if node.graph is graph and node.op == "q.dequantize":
+        if node.graph is graph and node.op in ("q.dequantize", "DequantizeLinear"):
             _join_dequantize(node, rewriter)
     drop_dead(graph, rewriter)
 
