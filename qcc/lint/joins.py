@@ -22,11 +22,11 @@ def skip_connections(index: ModelIndex) -> Iterator[Problem]:
     """
     for add in index.of("Add"):
         operands = _residual_operands(index, add)
-        fusible = [] if operands is None else _fusible(index, operands)
-        if operands is None or not any(fusible):
+        lengths = [] if operands is None else _fusible(index, operands)
+        if operands is None or not any(lengths):
             continue
         quantized = [quantized_operand(index, operand) is not None for operand in operands]
-        message = _skip_message(operands, fusible, quantized)
+        message = _skip_message(operands, lengths, quantized)
         if message is not None:
             yield Problem(add, message)
 
@@ -44,22 +44,27 @@ def _residual_operands(index: ModelIndex, add: Operation) -> tuple[Tensor, Tenso
     return None if known and shapes[0] != shapes[1] else (left, right)
 
 
-def _fusible(index: ModelIndex, operands: tuple[Tensor, Tensor]) -> list[bool]:
-    """For each operand, whether the kernel of a quantized convolution can add the other one."""
+def _fusible(index: ModelIndex, operands: tuple[Tensor, Tensor]) -> list[int]:
+    """How many nodes each operand has for itself; 0 where no quantized convolution ends them.
+
+    The kernel of such a convolution can add the other operand.
+    """
     sources = [behind_quantization(index, operand) for operand in operands]
     above = [ancestors(source) for source in sources]
     found = []
     for place, source in enumerate(sources):
         conv = backbone(index, source)
-        own = conv is not None and conv not in above[1 - place]
-        found.append(own and conv is not None and Product(index, conv).is_quantized)
+        own = above[place] - above[1 - place]
+        ends = conv is not None and conv in own and Product(index, conv).is_quantized
+        found.append(len(own) if ends else 0)
     return found
 
 
 def _skip_message(
-    operands: tuple[Tensor, Tensor], fusible: list[bool], quantized: list[bool]
+    operands: tuple[Tensor, Tensor], lengths: list[int], quantized: list[bool]
 ) -> str | None:
-    layer = fusible.index(True)
+    """What is wrong at a skip connection; of two branches the longer one is no skip."""
+    layer = lengths.index(max(lengths))
     conv, skip = operands[layer].name, operands[1 - layer].name
     if not any(quantized):
         return (
@@ -71,7 +76,7 @@ def _skip_message(
             "both operands of this skip connection are quantized, which rounds once more and keeps "
             f"it out of the convolution's kernel: let it read '{conv}' without Q/DQ"
         )
-    if fusible[quantized.index(False)]:
+    if lengths[quantized.index(False)]:
         return None
     return (
         f"the convolution's branch '{conv}' is quantized and the skip operand '{skip}' is not: "

@@ -359,7 +359,9 @@ def islands(index: ModelIndex) -> Iterator[Problem]:
         readers = [o for q in group.dequantize if q.result is not None for o in q.result.readers]
         if any(reader.op in TAKEN for reader in readers):
             continue
-        around = sorted({reader.op for reader in readers}) or ["nothing"]
+        given = any(q.result is not None and q.result.is_output for q in group.dequantize)
+        around = [*sorted({r.op for r in readers}), *(["an output of the model"] if given else [])]
+        around = around or ["nobody"]
         yield Problem(
             quantize.operation,
             f"no integer kernel makes or reads its values (they go to {', '.join(around)}), so it "

@@ -28,6 +28,7 @@ LARGEST_INT8 = 127
 
 ALLOWED = ("int8", "float8_e4m3fn", "float4_e2m1fn")
 WEIGHT_ONLY = ("int4",)
+SMALL_FLOATS = ("float8_e4m3fn", "float4_e2m1fn")
 
 INTEGER_OPS = ("ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
 
@@ -151,20 +152,24 @@ def scales(index: ModelIndex) -> Iterator[Problem]:
     """Every scale is an initializer or a Constant, positive and finite."""
     for group in groups(index):
         for member in group.own:
-            if member.scale is None and not _dynamic(member):
-                yield Problem(
-                    member.operation,
-                    "its scale is computed while the model runs: make it an initializer",
-                )
-            elif member.scale is not None:
+            if member.scale is not None:
                 yield from bad_scale(group, member)
+            elif not _known_otherwise(member):
+                yield Problem(member.operation, "its scale is computed: make it an initializer")
 
 
-def _dynamic(member: Quantizer) -> bool:
-    """Whether a DynamicQuantizeLinear makes the scale, which E7 speaks of."""
+def _known_otherwise(member: Quantizer) -> bool:
+    """Whether a scale is one that other rules speak of, or a stored scale of a scale.
+
+    E7 speaks of DynamicQuantizeLinear; blocks of fp4 have scales in fp8 that have one themselves.
+    """
     scale = member.operation.input(1)
     made = None if scale is None else scale.producer
-    return made is not None and made.op == "DynamicQuantizeLinear"
+    if made is None:
+        return False
+    if made.op == "DynamicQuantizeLinear":
+        return True
+    return made.op in DEQUANTIZE and member.index.is_constant(scale)
 
 
 # -- E4: biases ------------------------------------------------------------------------------------
@@ -189,7 +194,7 @@ def biases(index: ModelIndex) -> Iterator[Problem]:
 def activations(index: ModelIndex) -> Iterator[Problem]:
     """Activations have one scale for the whole tensor."""
     for group in groups(index):
-        if group.is_weight or group.lead.is_per_tensor:
+        if group.is_weight or group.lead.is_per_tensor or _small_float_blocks(group):
             continue
         what = "blocks" if group.lead.block_size else "channels"
         yield Problem(
@@ -197,6 +202,11 @@ def activations(index: ModelIndex) -> Iterator[Problem]:
             f"it quantizes an activation with scales of {what}, and only weights may have these: "
             "quantize it with one scale",
         )
+
+
+def _small_float_blocks(group: Group) -> bool:
+    """Blocks of fp8 and fp4, which activations may have too."""
+    return bool(group.lead.block_size) and group.lead.storage in SMALL_FLOATS
 
 
 def weight_axes(index: ModelIndex) -> Iterator[Problem]:

@@ -163,6 +163,24 @@ def test_a_scale_that_is_an_input_is_e3() -> None:
     assert errors(net.model(net.node("Conv", x, net.weight(random(32, 16, 3, 3), 0)))) == ["E3"]
 
 
+def test_a_scale_that_is_computed_from_constants_is_e3() -> None:
+    net = Net()
+    halves = net.constant(np.float32(0.5)), net.constant(np.float32(0.1))
+    x = net.pair(net.input("x", ["n", 16, 8, 8]), net.node("Mul", *halves))
+    assert errors(net.model(net.node("Conv", x, net.weight(random(32, 16, 3, 3), 0)))) == ["E3"]
+
+
+def test_blocks_of_fp4_with_scales_in_fp8_are_silent() -> None:
+    net = Net(23)
+    code = TensorProto.FLOAT4E2M1
+    scales = net.constant(np.ones((4, 32)), "scales", TensorProto.FLOAT8E4M3FN)
+    scales = net.dequantize(scales, 0.5, None)
+    w = net.dequantize(
+        net.constant(np.ones((64, 32)), "w", code), scales, None, axis=0, block_size=16
+    )
+    assert errors(net.model(net.node("MatMul", net.input("x", ["n", 64]), w))) == []
+
+
 @pytest.mark.parametrize("shape", [(), (1,)])
 def test_scales_in_constant_nodes_and_behind_casts_are_constants(shape: tuple[int, ...]) -> None:
     net = Net()

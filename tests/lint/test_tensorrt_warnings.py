@@ -137,6 +137,7 @@ def test_a_skip_connection_wants_its_skip_quantized_only(downsample: bool) -> No
     assert "'add'" not in single(residual(False, False, downsample)).message
     assert single(residual(False, False, downsample)).node == "add"
     assert "quantize the skip operand" in single(residual(False, False, downsample)).message
+    assert "leave 'conv2_y'" in single(residual(False, False, downsample)).message
     both = single(residual(True, True, downsample))
     assert (both.rule, both.node) == ("W3", "add")
     assert "without Q/DQ" in both.message
