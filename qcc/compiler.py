@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qcc.errors import ConfigError, ModelError
-from qcc.exports import ExportedModel, ExportOptions, export_model, first_samples
+from qcc.exports import TENSORRT, ExportedModel, ExportOptions, export_model, first_samples
 from qcc.files import check_writable
 from qcc.ir.core import Array, Graph
 from qcc.outputs import check_form, check_output, output_notes, write_output, written_bytes
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from qcc.runtime.executable import Executable
 
 Progress = Callable[[str, int, "int | None"], None]
+
+NEEDS_SAMPLES = (
+    "a float model needs sample inputs to calibrate with: give --calib DATA "
+    "(calibration=... in Python)"
+)
 
 
 def compile(
@@ -57,37 +62,67 @@ def compile(
     options = ExportOptions(opset, float_type)
     _check_tuning(target, tune)
     quantizing = {"qconfig": qconfig_mapping, "observer": observer, "tune": tune}
-    whole = _check_precision(precision, target, quantizing)
+    _check_precision(precision, target, quantizing)
     graph = model if isinstance(model, Graph) else read_graph(model)
-    if whole:
-        return _compile_float(graph, calibration, target, threads, _model_bytes(model))
-    quantized = quantize(graph, calibration, backend, qconfig_mapping, observer, progress)
     size = _model_bytes(model)
+    if precision == "float32":
+        return _compile_float(graph, calibration, target, threads, size)
+    if precision in NARROW:
+        quantized = _narrowed(graph, calibration, backend, precision, progress)
+    else:
+        quantized = quantize(graph, calibration, backend, qconfig_mapping, observer, progress)
     if target in export_targets():
         return export_model(quantized, target, options, size, progress)
     return _native(quantized, target, threads, size, tune)
 
 
-PRECISIONS = ("int8", "float32")
+NARROW = ("float8", "int4-weights")
+"""What only TensorRT computes with."""
+
+PRECISIONS = ("int8", "float32", *NARROW)
 """What ``compile`` computes with."""
 
 
-def _check_precision(precision: str, target: str, quantizing: Mapping[str, Any]) -> bool:
-    """Whether float32 code is asked for; refuses what makes no sense then."""
+def _check_precision(precision: str, target: str, quantizing: Mapping[str, Any]) -> None:
+    """Refuse what makes no sense with a precision."""
     if precision not in PRECISIONS:
-        raise ConfigError(f"there is no precision '{precision}'; choose {' or '.join(PRECISIONS)}")
-    if precision == "int8":
-        return False
-    if target in export_targets():
+        known = ", ".join(PRECISIONS)
+        raise ConfigError(f"there is no precision '{precision}'; choose one of {known}")
+    if precision in NARROW and target != TENSORRT:
+        raise ConfigError(f"{precision} is for --target {TENSORRT}, not for {target}")
+    if precision == "float32" and target in export_targets():
         raise ConfigError(
             f"target {target} is for quantized models: choose a native target for float32"
         )
     given = [name for name, value in quantizing.items() if value]
-    if given:
+    if given and precision != "int8":
+        what = "is not quantized and not tuned" if precision == "float32" else "chooses its own"
+        raise ConfigError(f"{precision} code {what}: leave out {' and '.join(given)}")
+
+
+def _narrowed(
+    graph: Graph,
+    samples: Iterable[Mapping[str, Array]] | None,
+    backend: str,
+    precision: str,
+    progress: Progress | None,
+) -> QuantizedModel:
+    """The model in one of :data:`NARROW`."""
+    from qcc.backends.registry import backend_config
+    from qcc.narrow import quantize_activations_to_float8, store_weights_in_int4
+    from qcc.pipeline import is_quantized
+    from qcc.runtime.export_check import SAMPLES
+
+    if is_quantized(graph):
         raise ConfigError(
-            f"float32 code is not quantized and not tuned: leave out {' and '.join(given)}"
+            f"the model is quantized already: give the float model to make a {precision} one"
         )
-    return True
+    config = backend_config(backend)
+    if precision == "int4-weights":
+        return store_weights_in_int4(graph, samples, config, SAMPLES)
+    if samples is None:
+        raise ConfigError(NEEDS_SAMPLES)
+    return quantize_activations_to_float8(graph, samples, config, progress)
 
 
 def _compile_float(
@@ -173,10 +208,7 @@ def quantize(
         chosen = _mapping(mapping, observer, config)
         return take_over(graph, config, calibration, chosen, progress)
     if calibration is None:
-        raise ConfigError(
-            "a float model needs sample inputs to calibrate with: give --calib DATA "
-            "(calibration=... in Python)"
-        )
+        raise ConfigError(NEEDS_SAMPLES)
     prepared = prepare(graph, _mapping(mapping, observer, config), config)
     prepared.calibrate(calibration, progress)
     return convert(prepared, progress)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from qcc.errors import ConfigError, ModelError
 from qcc.files import atomic_file
-from qcc.ir.core import Array, Graph, Node
+from qcc.ir.core import Array, Graph, Stage
 from qcc.quant.report import CompileReport
 
 if TYPE_CHECKING:
@@ -150,12 +150,12 @@ def export_model(
         lint = _linted(path, target)
         say(STAGE, 4, 5)
         shapes = {name: array.shape for name, array in samples[0].items()} if samples else {}
-        built = _built(path, target, shapes)
+        built = _built(path, target, shapes, quantized.float_graph)
         say(STAGE, 5, 5)
     exact = float_outputs(quantized.float_graph, samples)
     if written is not graph:
         _check_float16(exact or check.expected, check)
-    found = (*compared, *_lint_notes(lint), *_builder_notes(graph, target, built))
+    found = (*compared, *_lint_notes(lint), *_built_notes(graph, built))
     notes = (*quantized.report.notes, *found)
     report = quantized.report.with_(
         target=target,
@@ -167,7 +167,8 @@ def export_model(
     )
     scales = {name: params.scale[0] for name, params in quantized.scales.items()}
     scales = scales or _stored_scales(graph)
-    return ExportedModel(written, report, options, lint, built, shapes, scales)
+    engine = None if isinstance(built, str) else built
+    return ExportedModel(written, report, options, lint, engine, shapes, scales)
 
 
 def _stored_scales(graph: Graph) -> dict[str, float]:
@@ -222,6 +223,8 @@ def _compared(graph: Graph, samples: list[dict[str, Array]]) -> tuple[str, ...]:
     from qcc.backends.native_patterns import NATIVE_PATTERNS
     from qcc.runtime.op_by_op import compare_export
 
+    if graph.stage is not Stage.NUMBERED:
+        return ()
     found = compare_export(graph, NATIVE_PATTERNS, samples[:1])
     elements = sum(item.elements for item in found.stored)
     if not elements:
@@ -251,48 +254,20 @@ def _lint_notes(lint: LintReport | None) -> tuple[str, ...]:
     return () if lint is None else tuple(str(finding) for finding in lint.warnings)
 
 
-# -- TensorRT --------------------------------------------------------------------------------------
-
-
-def _built(path: Path, target: str, shapes: Mapping[str, tuple[int, ...]]) -> BuilderReport | None:
-    """What NVIDIA's builder says of a file; None where there is none, or it is not for TensorRT."""
-    from qcc.runtime.tensorrt_builder import build, installed
-
-    if target != TENSORRT or installed() is None:
-        return None
-    report = build(path.read_bytes(), shapes)
-    if report.errors:
-        raise ModelError(
-            f"{report.library} refuses the exported model: {report.errors[0]}; this is an error of "
-            "qcc or a limit of TensorRT: please report the model"
-        )
-    return report
-
-
-def _builder_notes(graph: Graph, target: str, built: BuilderReport | None) -> tuple[str, ...]:
-    from qcc.runtime.tensorrt_builder import MISSING
-
+def _built(
+    path: Path, target: str, shapes: Mapping[str, tuple[int, ...]], float_graph: Graph | None
+) -> BuilderReport | str | None:
+    """What NVIDIA's builder says of a file; None where it is not for TensorRT."""
     if target != TENSORRT:
-        return ()
+        return None
+    from qcc.runtime.tensorrt_check import check_with_builder
+
+    return check_with_builder(path, shapes, float_graph)
+
+
+def _built_notes(graph: Graph, built: BuilderReport | str | None) -> tuple[str, ...]:
     if built is None:
-        return (MISSING,)
-    expected = [node.name for node in int8_layers(graph)]
-    floats = built.not_int8(expected)
-    total = len(expected)
-    notes = [f"{built.library} runs {total - len(floats)} of {total} int8 layers on int8 values"]
-    notes += [f"it runs '{name}' as {built.types_of(name)}" for name in floats]
-    notes += [f"it warns: {warning}" for warning in built.warnings]
-    return tuple(notes)
+        return ()
+    from qcc.runtime.tensorrt_check import builder_notes
 
-
-def int8_layers(graph: Graph) -> list[Node]:
-    """The nodes of a NUMBERED graph that multiply 8-bit values: both operands are dequantized."""
-    return [
-        node
-        for node in graph.nodes
-        if node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul")
-        and all(
-            value.producer is not None and value.producer.op == "q.dequantize"
-            for value in (node.operand(0), node.operand(1))
-        )
-    ]
+    return builder_notes(graph, built)

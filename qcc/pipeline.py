@@ -122,7 +122,7 @@ def prepare(
     """
     backend = backend or backend_config("x86")
     mapping = qconfig_mapping or backend.default_mapping
-    graph = _after_float_passes(graph, backend)
+    graph = after_float_passes(graph, backend)
     plan = select_fusions(graph, backend, mapping)
     observation = plan_observation(plan)
     channels = dict.fromkeys(equalizable(plan, observation), CHANNEL_EXTREMES)
@@ -195,20 +195,20 @@ def import_quantized(graph: Graph) -> QuantizedModel:
 
 def keep_float(graph: Graph) -> Graph:
     """A FLOAT graph as it is compiled without quantization: after the float passes, NUMBERED."""
-    kept = _after_float_passes(graph)
+    kept = after_float_passes(graph)
     kept.stage = Stage.NUMBERED
     return kept
 
 
 def explain(graph: Graph, backend: BackendConfig) -> CompileReport:
     """What each node would become on ``backend`` with its default configuration."""
-    graph = _after_float_passes(graph, backend)
+    graph = after_float_passes(graph, backend)
     plan = select_fusions(graph, backend, backend.default_mapping)
     rows = tuple(_rows(graph, plan, None, None))
     return CompileReport(backend.name, rows, notes=tuple(graph.info.notes))
 
 
-def _after_float_passes(graph: Graph, backend: BackendConfig | None = None) -> Graph:
+def after_float_passes(graph: Graph, backend: BackendConfig | None = None) -> Graph:
     """``graph`` after the float passes, but those that ``backend`` does without."""
     kept = () if backend is None else backend.keeps
     passes = [name for name in FLOAT_PASSES.split(",") if name not in kept]
@@ -321,7 +321,7 @@ def _rows(
     for node in graph.nodes:
         group = members.get(node)
         if group is None:
-            yield NodeReport(node.label, node.op, "float32", reason=_reason(node, plan))
+            yield NodeReport(node.label, node.op, "float32", reason=float_reason(node, plan))
             continue
         quant = quants.get(group.key)
         yield NodeReport(
@@ -335,6 +335,7 @@ def _rows(
         )
 
 
-def _reason(node: Node, plan: FusionPlan) -> str:
+def float_reason(node: Node, plan: FusionPlan) -> str:
+    """Why a node that no group holds stays float."""
     sentences = plan.refusals.get(node, ())
     return sentences[0] if sentences else f"the backend has no pattern for {node.op}"

@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 import qcc
-from qcc.exports import int8_layers
 from qcc.lint import lint_model
 from qcc.onnxio import read_onnx
 from qcc.runtime.tensorrt_builder import BuilderReport
+from qcc.runtime.tensorrt_check import quantized_layers
 from tests.differential.models import Feeds, sample, zoo_names
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -76,10 +76,10 @@ def check(name: str, path: Path, feeds: Sequence[Feeds], float_type: str) -> boo
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "model.onnx")
         lint = lint_model(Path(folder) / "model.onnx", "tensorrt")
-    layers = [node.name for node in int8_layers(model.graph)]
+    layers = [node.name for node in quantized_layers(model.graph)]
     weighted = sum(node.op in WEIGHTED and has_weight(node) for node in model.graph.nodes)
     built = model.built
-    floats = () if built is None else built.not_int8(layers)
+    floats = () if built is None else built.others(layers)
     known = {layer: exception_of(model, layer) for layer in floats}
     compared = next((note for note in model.report.notes if note.startswith("op by op")), "")
     said = [] if built is None else [w for w in built.warnings if ADVICE not in w]

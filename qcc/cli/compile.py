@@ -70,8 +70,9 @@ def compile_model(
         str,
         typer.Option(
             "--precision",
-            metavar="int8|float32",
-            help="float32 compiles the model as it is: no quantization, no sample inputs.",
+            metavar="int8|float32|float8|int4-weights",
+            help="float32 compiles the model as it is, natively; float8 and int4-weights are for "
+            "TensorRT.",
         ),
     ] = "int8",
     weights_file: Annotated[
@@ -142,7 +143,8 @@ def compile_model(
 
 def summarize(report: Any, model: Path, output: Path) -> None:
     """Say on stderr what a person wants to know after a compilation."""
-    words.print(f"[bold]{report.int8_nodes}[/] nodes int8, [bold]{report.float_nodes}[/] float")
+    quantized = f"[bold]{report.int8_nodes}[/] nodes {report.quantized_type}"
+    words.print(f"{quantized}, [bold]{report.float_nodes}[/] float")
     for reason, count in report.float_reasons()[:_TOP_REASONS]:
         words.print(f"  {count} float: {reason}", soft_wrap=True)
     before, after = report.model_bytes, report.output_bytes

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from qcc.errors import ConfigError
 from qcc.quant.json_text import check_keys, list_of, read_object, write_object
+from qcc.quant.observers.base import UniformArguments
 from qcc.quant.observers.entropy import EntropyObserver
 from qcc.quant.observers.histogram import HistogramObserver
 from qcc.quant.observers.minmax import MinMaxObserver, MovingAverageMinMaxObserver
@@ -201,7 +202,11 @@ def mapping_with_observer(observer: str, backend: str = "x86") -> QConfigMapping
         raise ConfigError(f"there is no activation observer '{observer}': use one of {known}")
     default = get_default_qconfig(backend)
     spec = default.activation
-    activation = kind.with_args(dtype=spec.dtype, qscheme=spec.qscheme)
+    bounds: dict[str, Any] = {}
+    arguments = spec.arguments
+    if isinstance(arguments, UniformArguments) and arguments.quant_min is not None:
+        bounds = {"quant_min": arguments.quant_min, "quant_max": arguments.quant_max}
+    activation = kind.with_args(dtype=spec.dtype, qscheme=spec.qscheme, **bounds)
     return get_default_qconfig_mapping(backend).set_global(QConfig(activation, default.weight))
 
 

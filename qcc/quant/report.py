@@ -30,8 +30,8 @@ class NodeReport:
 
     @property
     def is_int8(self) -> bool:
-        """Whether the node computes on 8-bit integers."""
-        return self.dtype == "int8"
+        """Whether the node is quantized: to 8-bit integers, or to what was asked for instead."""
+        return self.dtype != "float32"
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,13 @@ class CompileReport:
     notes: tuple[str, ...] = ()
 
     @property
+    def quantized_type(self) -> str:
+        """What nodes are quantized to: ``int8``, or ``float8`` or ``int4`` where asked for."""
+        return next((node.dtype for node in self.nodes if node.is_int8), "int8")
+
+    @property
     def int8_nodes(self) -> int:
-        """How many nodes compute on 8-bit integers."""
+        """How many nodes are quantized."""
         return sum(node.is_int8 for node in self.nodes)
 
     @property

@@ -44,12 +44,11 @@ class BuiltLayer:
     outputs: tuple[str, ...]
     origins: tuple[str, ...] = ()
 
-    @property
-    def multiplies_int8(self) -> bool:
-        """Whether it multiplies int8 values (by int8 weights, if it has weights)."""
-        if self.kind == POINTWISE or self.inputs[:1] != ("Int8",):
+    def multiplies(self, number: str) -> bool:
+        """Whether it multiplies values of type ``number`` (by such weights, if it has any)."""
+        if self.kind == POINTWISE or self.inputs[:1] != (number,):
             return False
-        return not self.constants or self.constants[0] == "Int8"
+        return not self.constants or self.constants[0] == number
 
 
 @dataclass(frozen=True)
@@ -66,9 +65,9 @@ class BuilderReport:
     layers: tuple[BuiltLayer, ...] = ()
     engine: bytes | None = field(repr=False, default=None)
 
-    def not_int8(self, nodes: Iterable[str]) -> tuple[str, ...]:
-        """Those of ``nodes`` (names) that no layer computes on int8 values."""
-        found = {name for layer in self.layers if layer.multiplies_int8 for name in layer.origins}
+    def others(self, nodes: Iterable[str], number: str = "Int8") -> tuple[str, ...]:
+        """Those of ``nodes`` (names) that no layer computes on values of type ``number``."""
+        found = {name for item in self.layers if item.multiplies(number) for name in item.origins}
         return tuple(name for name in nodes if name not in found)
 
     def types_of(self, node: str) -> str:

@@ -69,7 +69,7 @@ def test_a_layer_without_constants_has_none() -> None:
     found = read_layer(line("mha_U1", "gemm", ["Int8", "Int8"], [], ["Half"], "[ONNX Layer: qk]"))
     assert found is not None
     assert (found.inputs, found.constants, found.outputs) == (("Int8", "Int8"), (), ("Half",))
-    assert found.multiplies_int8
+    assert found.multiplies("Int8")
 
 
 def test_a_layer_of_several_nodes_names_all_of_them_once() -> None:
@@ -116,7 +116,7 @@ def test_layers_that_multiply_int8(
 ) -> None:
     found = read_layer(line("l", kind, inputs, constants, ["Float"], "[ONNX Layer: a]"))
     assert found is not None
-    assert found.multiplies_int8 == wanted
+    assert found.multiplies("Int8") == wanted
 
 
 def test_a_report_names_the_nodes_that_no_layer_computes_in_int8() -> None:
@@ -124,7 +124,7 @@ def test_a_report_names_the_nodes_that_no_layer_computes_in_int8() -> None:
     float_conv = line("d", "deconv", ["Float"], ["Float"], ["Float"], "[ONNX Layer: conv2]")
     layers = tuple(found for text in (CONV, pointwise, float_conv) if (found := read_layer(text)))
     report = BuilderReport("library 1.0", layers=layers)
-    assert report.not_int8(["conv1", "conv2", "conv3"]) == ("conv2", "conv3")
+    assert report.others(["conv1", "conv2", "conv3"]) == ("conv2", "conv3")
     assert report.types_of("conv2") == "deconv (Float x Float -> Float)"
     assert report.types_of("conv1") == (
         "correlation (Int8 x Int8 -> Float); kgen (Float x Float -> Int8)"
@@ -157,8 +157,8 @@ def test_a_good_model_is_built_in_int8() -> None:
     assert (report.errors, report.warnings) == ((), ())
     assert report.library.startswith("tensorrt")
     assert report.engine
-    assert report.not_int8(["conv1", "conv2", "conv3"]) == ()
-    assert report.not_int8(["add1"]) == ("add1",)
+    assert report.others(["conv1", "conv2", "conv3"]) == ()
+    assert report.others(["add1"]) == ("add1",)
 
 
 @pytest.mark.usefixtures("_builder")
@@ -167,7 +167,7 @@ def test_a_model_with_an_open_batch_is_built_for_one_size(shapes: Any) -> None:
     report = build(exported("batch").SerializeToString(), shapes)
     assert (report.errors, report.warnings) == ((), ())
     assert report.engine
-    assert report.not_int8(["conv1", "conv2", "conv3"]) == ()
+    assert report.others(["conv1", "conv2", "conv3"]) == ()
 
 
 @pytest.mark.usefixtures("_builder")
@@ -189,7 +189,7 @@ def test_nodes_with_brackets_in_their_names_are_found_again() -> None:
         node.name = f"/blocks[{node.name}]/{node.op_type}"
     report = build(model.SerializeToString())
     assert report.errors == ()
-    assert report.not_int8([f"/blocks[conv{i}]/Conv" for i in (1, 2, 3)]) == ()
+    assert report.others([f"/blocks[conv{i}]/Conv" for i in (1, 2, 3)]) == ()
 
 
 @pytest.mark.usefixtures("_builder")
@@ -207,7 +207,7 @@ def test_a_convolution_of_float_weights_is_not_reported_as_int8() -> None:
     assert isinstance(model, onnx.ModelProto)
     report = build(model.SerializeToString())
     assert report.errors == ()
-    assert report.not_int8(["conv1"]) == ("conv1",)
+    assert report.others(["conv1"]) == ("conv1",)
 
 
 def test_without_a_package_one_sentence_says_what_is_missing(
