@@ -48,7 +48,6 @@ TAKEN = frozenset({*PRODUCTS, *FUNCTIONS, *MOVED, "Resize", "DepthToSpace", "Ide
 CLAMPS = ("Relu", "Clip")
 
 BIAS = 2
-NARROW_WEIGHT = 64
 
 SCALE_TOLERANCE = 1e-4
 """How far the scale of a bias may lie from the product of scales that the integer kernel means."""
@@ -376,31 +375,6 @@ def _made_by_integers(tensor: Tensor | None) -> bool:
         source = producer.input(0)
         producer = None if source is None else source.producer
     return producer is not None and producer.op in TAKEN
-
-
-# -- R9: instruction sets --------------------------------------------------------------------------
-
-
-def saturating_weights(index: ModelIndex) -> Iterator[Problem]:
-    """R9: on x86 without VNNI, products of uint8 by int8 saturate unless weights have 7 bits."""
-    wide = [operation for operation, pair in units(index, *PRODUCTS) if _saturates(index, pair)]
-    if wide:
-        yield Problem(
-            wide[0],
-            f"weights of {len(wide)} nodes use more than 7 bits beside uint8 activations: on x86 "
-            "CPUs without VNNI sums saturate, so load the model there with the session option "
-            "session.x64quantprecision=1",
-        )
-
-
-def _saturates(index: ModelIndex, pair: list[Quantizer]) -> bool:
-    activation, weight = pair[0], pair[1]
-    if activation.storage != "uint8" or weight.storage != "int8":
-        return False
-    data = index.constant(weight.data)
-    if data is None or not data.size:
-        return False
-    return int(data.max()) > NARROW_WEIGHT or int(data.min()) < -NARROW_WEIGHT
 
 
 # -- R10: axes -------------------------------------------------------------------------------------

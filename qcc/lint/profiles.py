@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from qcc.errors import ConfigError
 from qcc.lint import attention, joins, names, standard, tensorrt_errors, tensorrt_layers
 from qcc.lint import onnxruntime as ort
+from qcc.lint import onnxruntime_x86 as x86
 from qcc.lint.axes import unfitting
 from qcc.lint.findings import Rule, Severity
 
@@ -56,11 +57,12 @@ ONNXRUNTIME = (
     Rule("R6", _W, "moved values keep scale and zero point", ort.moved_values),
     Rule("R7", _W, "results of integers are no outputs of the model", ort.outputs_of_the_model),
     Rule("R8", _W, "every Q/DQ serves an integer kernel", ort.islands),
-    Rule("R9", _N, "weights of 7 bits for x86 without VNNI", ort.saturating_weights),
+    Rule("R9", _N, "weights of 7 bits for x86 without VNNI", x86.saturating_weights),
     Rule("R10", _E, "scales of weights lie along the output channels", ort.weight_axes),
     Rule("R11", _W, "a quantized result has one QuantizeLinear", ort.shared_results),
     Rule("R12", _W, "a Gemm with a float result has an int32 bias", ort.last_biases),
     Rule("R13", _E, "no two nodes have one name", names.shared_names),
+    Rule("R14", _W, "int8 values become uint8 on x86, or stay int8, alike", x86.mixed_types),
 )
 
 GENERIC = (

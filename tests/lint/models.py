@@ -157,13 +157,15 @@ def run(model: ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
     return outputs
 
 
-def kernels(model: ModelProto, folder: Path) -> list[str]:
+def kernels(
+    model: ModelProto, folder: Path, switched_on: str = "session.qdqisint8allowed"
+) -> list[str]:
     """The ops that onnxruntime's CPU provider makes of a model with its optimizations.
 
     int8 activations stay int8, as on ARM; on x86 they would be made uint8 first.
     """
     path = folder / "optimized.onnx"
-    _optimized(model, path, "session.qdqisint8allowed")
+    _optimized(model, path, switched_on)
     return [node.op_type for node in onnx.load(path).graph.node]
 
 

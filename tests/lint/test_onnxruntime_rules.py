@@ -5,6 +5,7 @@ What a rule says of onnxruntime is held against what it makes of the model.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -420,3 +421,45 @@ def test_two_nodes_of_one_name_are_r13() -> None:
     conv(net)
     net.nodes[-1].name = net.nodes[0].name
     assert "R13" in rules(net.model("conv_y"))
+
+
+# -- R14 -------------------------------------------------------------------------------------------
+
+
+def branching(zero: Any, readers: int) -> ModelProto:
+    """A Conv of which some Convs read the quantized result."""
+    net = Net()
+    q = net.quantize(conv(net, zero), 0.2, zero)
+    outputs = []
+    for _ in range(readers):
+        w = net.weight(random(16, 16, 1, 1), 0)
+        outputs.append(net.pair(net.node("Conv", net.dequantize(q, 0.2, zero), w), 0.2, zero))
+    return net.model(*outputs)
+
+
+def test_int8_values_that_x86_would_store_in_two_types_are_r14(tmp_path: Path) -> None:
+    assert rules(branching(S0, 1)) == []
+    assert rules(branching(U128, 2)) == []
+    found = single(branching(S0, 2))
+    assert (found.rule, found.node) == ("R14", "conv")
+    assert "3 nodes read" in found.message
+    assert kernels(branching(S0, 2), tmp_path).count("QLinearConv") == 3
+
+
+def test_int8_constants_beside_int8_values_are_r14() -> None:
+    def model(zero: Any) -> ModelProto:
+        net = Net()
+        x = net.pair(net.input("x", ["n", 8]), 0.05, zero)
+        stored = net.constant(np.arange(8).astype(np.asarray(zero).dtype))
+        return out(net, net.node("Add", x, net.dequantize(stored, 0.1, zero)), 0.2, zero)
+
+    assert rules(model(S0)) == ["R14"]
+    assert rules(model(U128)) == []
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="is of x86 only")
+def test_int8_values_of_two_types_are_computed_in_float_on_x86(tmp_path: Path) -> None:
+    as_is = "session.disable_double_qdq_remover"
+    assert kernels(branching(S0, 1), tmp_path, as_is).count("QLinearConv") == 2
+    assert kernels(branching(S0, 2), tmp_path, as_is).count("QLinearConv") == 0
+    assert kernels(branching(U128, 2), tmp_path, as_is).count("QLinearConv") == 3
