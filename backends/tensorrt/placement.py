@@ -6,7 +6,6 @@ The rules are those of NVIDIA's guide ("Q/DQ layer placement") and of ModelOpt's
 from __future__ import annotations
 
 from heapq import heappop, heappush
-from math import prod
 
 from qcc.ir.core import Graph, Node, Value
 from qcc.ir.pattern import Match
@@ -45,16 +44,15 @@ NO_GATE = "neither operand is a gate (smaller than the result, and broadcast)"
 def fused_operand(add: Node) -> Value | None:
     """The operand of an Add that the kernel of its convolution can hold; None if it is no skip.
 
-    Both operands must be computed, and as large as the result.  Of the branches behind the place
-    where they part, the one with more nodes is fused (of two with as many the later one), and it
-    must have a convolution of its own that reaches the Add through pointwise ops; the other one is
-    the skip connection.
+    Both operands must be computed, and as large as the result, as far as sizes are known.  Of the
+    branches behind the place where they part, the one with more nodes is fused (of two with as many
+    the later one), and it must have a convolution of its own that reaches the Add through pointwise
+    ops; the other one is the skip connection.
     """
-    shape = _shape(add.output)
     if len(add.inputs) != 2 or add.graph is None:
         return None
     left, right = add.operand(0), add.operand(1)
-    if left is right or any(_shape(v) != shape or v.producer is None for v in (left, right)):
+    if left is right or any(v.producer is None or not _fills(v, add.output) for v in (left, right)):
         return None
     backbones = {value: _backbones(value) for value in (left, right)}
     if not any(backbones.values()):
@@ -191,20 +189,20 @@ def is_no_vector(match: Match) -> str | None:
 
 def gate_roles(match: Match) -> tuple[str, ...]:
     """The operand of a matched Mul (``a`` or ``b``) that is a gate: smaller, and broadcast."""
-    whole = _shape(match.node("mul").output)
-    shapes = {name: _shape(match.values[name]) for name in ("a", "b")}
-    gates = [name for name, shape in shapes.items() if _is_gate(shape, whole)]
-    others = [name for name, shape in shapes.items() if shape == whole]
+    whole = match.node("mul").output
+    gates = [name for name in ("a", "b") if _is_gate(match.values[name], whole)]
+    others = [name for name in ("a", "b") if _fills(match.values[name], whole)]
     return tuple(gates) if len(gates) == len(others) == 1 else ()
 
 
-def _is_gate(shape: tuple[object, ...] | None, whole: tuple[object, ...] | None) -> bool:
-    if shape is None or whole is None or len(shape) != len(whole) or shape == whole:
+def _is_gate(value: Value, whole: Value) -> bool:
+    """Whether ``value`` is spread along some axes of ``whole``, and as large along the others."""
+    sizes, full = _shape(value), _shape(whole)
+    if sizes is None or full is None or len(sizes) != len(full):
         return False
-    known = [(d, w) for d, w in zip(shape, whole, strict=True) if d != w]
-    return (
-        all(d == 1 for d, _ in known) and prod(int(w) for _, w in known if isinstance(w, int)) > 1
-    )
+    pairs = list(zip(sizes, full, strict=True))
+    spread = [a for a, b in pairs if a == 1 != b]
+    return bool(spread) and all(a == 1 or _may_agree(a, b) for a, b in pairs)
 
 
 def scales_by_gate(match: Match) -> str | None:
@@ -227,8 +225,22 @@ def _moved_from(value: Value) -> Value:
     return value
 
 
+# -- shapes ----------------------------------------------------------------------------------------
+
+
+def _fills(value: Value, whole: Value) -> bool:
+    """Whether ``value`` is as large as ``whole``, as far as is known: sizes may be open."""
+    sizes, full = _shape(value), _shape(whole)
+    if sizes is None or full is None or len(sizes) != len(full):
+        return False
+    return all(_may_agree(a, b) for a, b in zip(sizes, full, strict=True))
+
+
+def _may_agree(size: object, full: object) -> bool:
+    """Whether two sizes are equal, or may be: an open size may be any but 1."""
+    return size == full or (size != 1 and not (isinstance(size, int) and isinstance(full, int)))
+
+
 def _shape(value: Value) -> tuple[object, ...] | None:
     type_ = value.type
-    if not isinstance(type_, TensorType) or type_.shape is None or None in type_.shape:
-        return None
-    return tuple(type_.shape)
+    return type_.shape if isinstance(type_, TensorType) else None

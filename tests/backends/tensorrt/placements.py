@@ -64,7 +64,8 @@ class SmallNet(Net):
         **attributes: Any,
     ) -> str:
         """A square convolution that keeps the size of its image (unless it has strides)."""
-        weight = self.normal(channels, given // group, kernel, kernel)
+        products = given // group * kernel**2
+        weight = self.normal(channels, given // group, kernel, kernel) / np.float32(products**0.5)
         extra = [self.normal(channels)] if bias else []
         pads = [kernel // 2] * 4
         return self.op("Conv", x, weight, *extra, pads=pads, group=group, **attributes)

@@ -296,3 +296,29 @@ def test_the_last_sum_of_a_model_reads_its_skip_in_8_bits() -> None:
         return add1
         """,
     )
+
+
+def test_images_of_any_size_have_skips_and_gates() -> None:
+    """Sizes behind a convolution are then not known, not even as equal to one another."""
+    net = SmallNet()
+    stem = net.op("Relu", net.conv(net.input("x", "n", 16, "h", "w"), strides=[2, 2]))
+    joined = net.op("Add", net.conv(net.op("Relu", net.conv(stem))), stem)
+    gate = net.op("Sigmoid", net.conv(net.op("GlobalAveragePool", joined), kernel=1))
+    check(
+        net.graph(net.conv(net.op("Mul", gate, joined))),
+        """
+        conv1 = Conv(x:a, int8[0])
+        relu1 = Relu(conv1)
+        conv2 = Conv(relu1:b, int8[0])
+        relu2 = Relu(conv2)
+        conv3 = Conv(relu2:c, int8[0])
+        add1 = Add(conv3, relu1:b)
+        globalaveragepool1 = GlobalAveragePool(add1:d)
+        conv4 = Conv(globalaveragepool1:e, int8[0])
+        sigmoid1 = Sigmoid(conv4)
+        mul1 = Mul(sigmoid1, add1:d)
+        conv5 = Conv(mul1:f, int8[0])
+        return conv5
+        """,
+        {"n": 1, "h": 6, "w": 6},
+    )
