@@ -39,8 +39,12 @@ CONFIG = BackendConfig(
     "onnx",
     patterns=longest_first(_ROWS),
     default_qconfig=get_default_qconfig("onnx"),
+    weight_pair_limit=128,
     export_passes="suit-onnxruntime",
     clamps_results=False,
     description="Q/DQ model for onnxruntime's CPU provider",
 )
-"""Unsigned (or signed) 8-bit activations, signed 8-bit weights per channel, int32 biases."""
+"""Unsigned (or signed) 8-bit activations, signed 8-bit weights per channel, int32 biases.
+
+Weights keep the limit of x86 CPUs without VNNI, where the runtimes' kernels would saturate.
+"""

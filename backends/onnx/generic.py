@@ -45,9 +45,13 @@ CONFIG = BackendConfig(
     "onnx-generic",
     patterns=longest_first(floating_bias(_ROWS)),
     default_qconfig=get_default_qconfig("onnx-generic"),
+    weight_pair_limit=128,
     concat_shares_scale=True,
     keeps=("use-lookups", "expand-conv-transpose"),
     export_passes="suit-onnxruntime,name-nodes",
     description="Q/DQ model for any runtime: only what nearly all run on integers",
 )
-"""Unsigned (or signed) 8-bit activations, signed 8-bit weights per channel, float32 biases."""
+"""Unsigned (or signed) 8-bit activations, signed 8-bit weights per channel, float32 biases.
+
+Weights keep the limit of x86 CPUs without VNNI, where the runtimes' kernels would saturate.
+"""

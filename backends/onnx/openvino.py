@@ -76,10 +76,14 @@ CONFIG = BackendConfig(
     "onnx-openvino",
     patterns=longest_first(floating_bias(_ROWS)),
     default_qconfig=get_default_qconfig("onnx-openvino"),
+    weight_pair_limit=128,
     placement=Placement.BEFORE_READERS,
     fuses=FUSED,
     concat_shares_scale=True,
     export_passes="bare-movements",
     description="Q/DQ model for OpenVINO",
 )
-"""Unsigned (or signed) 8-bit activations, signed 8-bit weights per channel, float32 biases."""
+"""Unsigned (or signed) 8-bit activations, signed 8-bit weights per channel, float32 biases.
+
+Weights keep the limit of x86 CPUs without VNNI, where the runtimes' kernels would saturate.
+"""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from qcc.onnxio import to_model_proto
 from qcc.runtime.fusion import FusionReport, fused_share
-from tests.backends.onnx.nets import NETS, decoder_net, exported, silu_net
+from tests.backends.onnx.nets import NETS, decoder_net, exported, fire_net, silu_net
 from tests.differential.models import DIGITS, sample
 
 pytest.importorskip("onnxruntime")
@@ -79,3 +80,20 @@ def test_real_models_are_fused_as_far_as_they_are_quantized(name: str, zoo: Path
     assert [node.reason for node in report.missing] == []
     total, expected, fused = report.by_op()["Conv"]
     assert total == expected == fused
+
+
+@pytest.mark.parametrize("target", ["onnx", "onnx-openvino", "onnx-generic"])
+def test_no_two_neighbouring_weights_saturate_where_products_are_added_in_16_bits(
+    target: str,
+) -> None:
+    nodes = exported(fire_net, target).nodes
+    weights = [node.operand(1).producer for node in nodes if len(node.inputs) > 1]
+    stored = [w.operand(0).constant for w in weights if w is not None and w.op == "q.dequantize"]
+    seen = 0
+    for data in stored:
+        if data is None or data.ndim != 4 or data.shape[1] < 8:
+            continue
+        even, odd = np.asarray(data[:, ::2], np.int32), np.asarray(data[:, 1::2], np.int32)
+        assert np.abs(even + odd).max() <= 128
+        seen += 1
+    assert seen == 3
