@@ -117,6 +117,12 @@ OTHER_DOMAINS: Mapping[str, str] = {
 POOL_OF_BYTES = "com.microsoft.NhwcMaxPool"
 
 
+def speaks_of_numbers(node: Node) -> bool:
+    """Whether a node of an ONNX model holds quantization parameters: Q/DQ, or a QOperator."""
+    known = ("QuantizeLinear", "DequantizeLinear", POOL_OF_BYTES)
+    return node.op in known or node.op in QOPERATORS or node.op in OTHER_DOMAINS
+
+
 def expand_qoperators(graph: Graph, rewriter: Rewriter) -> int:
     """Expand every known QOperator of ``graph`` and its subgraphs; the number of them.
 

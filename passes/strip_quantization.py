@@ -174,7 +174,7 @@ def _strip_dequantize(node: Node, stripped: Stripped, rewriter: Rewriter) -> Non
     else:
         real = source.producer.operand(0)
         found = found.within(real.producer)
-        if found.low >= 0 and real.producer is not None and not is_never_negative(real):
+        if found.low >= 0 and not _is_input(real) and not is_never_negative(real):
             real = _from_zero(node, real, stripped, rewriter)
     known = stripped.ranges.get(real.name)
     stripped.ranges[real.name] = found if known is None else known.joined_with(found)
@@ -183,6 +183,16 @@ def _strip_dequantize(node: Node, stripped: Stripped, rewriter: Rewriter) -> Non
         return
     given = rewriter.insert("Identity", [real], [node.output.tensor], before=node)
     rewriter.replace(node, [given.output])
+
+
+def _is_input(value: Value) -> bool:
+    """Whether ``value`` holds elements of an input of the model: its data were never negative."""
+    while value.producer is not None:
+        moved = moved_operands(value.producer) if value.producer.op in MOVERS else ()
+        if len(moved) != 1 or value.producer.op == "Pad":
+            return False
+        value = moved[0]
+    return not value.is_constant
 
 
 def _from_zero(node: Node, value: Value, stripped: Stripped, rewriter: Rewriter) -> Value:

@@ -16,6 +16,7 @@ from qcc.passes.equalize_channels import (
     equalizable,
     equalize_channels,
 )
+from qcc.passes.expand_qoperators import speaks_of_numbers
 from qcc.passes.fusion_plan import FusionPlan
 from qcc.passes.import_dynamic import is_dynamic
 from qcc.passes.insert_observers import Observation, insert_observers, plan_observation
@@ -177,11 +178,10 @@ def convert(
 
 
 def is_quantized(graph: Graph) -> bool:
-    """Whether a model came with its own QuantizeLinear, DequantizeLinear or QLinear nodes."""
+    """Whether a model came with its own Q/DQ, QOperator or dynamically quantizing nodes."""
     if graph.stage is Stage.NUMBERED:
         return True
-    marks = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "QGemm")
-    return is_dynamic(graph) or any(node.op_type in marks for node in graph.walk())
+    return is_dynamic(graph) or any(speaks_of_numbers(node) for node in graph.walk())
 
 
 def import_quantized(graph: Graph) -> QuantizedModel:

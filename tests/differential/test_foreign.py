@@ -16,6 +16,7 @@ from qcc.ir.core import Graph
 from qcc.onnxio import read_onnx
 from qcc.pipeline import QuantizedModel, import_quantized
 from tests.differential.foreign_models import (
+    SHAPE,
     dynamic_model,
     feeds,
     network,
@@ -80,6 +81,28 @@ def test_every_opset_of_the_quantizer(opset: int, tmp_path: Path) -> None:
     executable = compiled(path)
     assert executable.report.float_nodes == 0
     close(path, executable)
+
+
+@pytest.mark.parametrize("opset", [10, 13, 19, 21, 23, 25])
+def test_boundaries_of_every_opset(opset: int, tmp_path: Path) -> None:
+    net = Net()
+    x = net.input("x", *SHAPE)
+    x = net.op("QuantizeLinear", x, np.float32(0.03), np.uint8(120))
+    x = net.op("DequantizeLinear", x, np.float32(0.03), np.uint8(120))
+    stored = net.random.integers(-127, 128, (4, 3, 3, 3)).astype(np.int8)
+    by_channel = opset >= 13
+    scale = np.linspace(0.01, 0.02, 4, dtype=np.float32) if by_channel else np.float32(0.01)
+    zero = np.zeros(4, np.int8) if by_channel else np.int8(0)
+    w = net.op("DequantizeLinear", stored, scale, zero, **({"axis": 0} if by_channel else {}))
+    y = net.op("Relu", net.op("Conv", x, w))
+    y = net.op("QuantizeLinear", y, np.float32(0.05), np.uint8(0))
+    model = net.model(net.op("DequantizeLinear", y, np.float32(0.05), np.uint8(0)))
+    del model.opset_import[1:]
+    model.opset_import[0].version = opset
+    onnx.save(model, tmp_path / "model.onnx")
+    executable = compiled(tmp_path / "model.onnx")
+    assert executable.report.float_nodes == 0
+    close(tmp_path / "model.onnx", executable)
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
