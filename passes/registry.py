@@ -29,6 +29,7 @@ PASS_MODULES = (
     "qcc.passes.share_dequantize",
     "qcc.passes.bare_movements",
     "qcc.passes.name_nodes",
+    "qcc.passes.float_weights",
     "qcc.passes.use_float16",
     "qcc.backends.graph_passes",
 )

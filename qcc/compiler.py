@@ -39,6 +39,7 @@ def compile(
     observer: str | None = None,
     opset: int = 21,
     float_type: str = "float32",
+    float_weights: bool = False,
     tune: float = 0.0,
     precision: str = "int8",
     progress: Progress | None = None,
@@ -50,7 +51,8 @@ def compile(
     ``onnx``: native targets give an Executable, export targets an ExportedModel; both have
     ``save`` and ``report``.  ``observer`` names the activation observer of the default mapping.
     ``opset`` and ``float_type`` (``float32`` or ``float16``: what is not quantized) are those of an
-    exported model.  ``tune`` seconds go into measuring schedules of matrix kernels on this machine.
+    exported model, and ``float_weights`` leaves its weights float behind a QuantizeLinear.
+    ``tune`` seconds go into measuring schedules of matrix kernels on this machine.
     ``progress(stage, done, total)`` is called on the way.
 
     With ``precision="float32"`` nothing is quantized, and what has float32 kernels is compiled as
@@ -59,7 +61,11 @@ def compile(
     Raises ModelError, DataError or ConfigError in one sentence.
     """
     backend = backend_name(target)
-    options = ExportOptions(opset, float_type)
+    options = ExportOptions(opset, float_type, float_weights)
+    if target not in export_targets() and options != ExportOptions(opset):
+        raise ConfigError(
+            f"float types and float weights are options of exported models, not of {target}"
+        )
     _check_tuning(target, tune)
     quantizing = {"qconfig": qconfig_mapping, "observer": observer, "tune": tune}
     _check_precision(precision, target, quantizing)
@@ -292,6 +298,7 @@ def compile_file(
     threads: int = 1,
     opset: int = 21,
     float_type: str = "float32",
+    float_weights: bool = False,
     tune: float = 0.0,
     precision: str = "int8",
     weights_file: bool = False,
@@ -317,6 +324,7 @@ def compile_file(
         observer=observer,
         opset=opset,
         float_type=float_type,
+        float_weights=float_weights,
         tune=tune,
         precision=precision,
         progress=progress,

@@ -44,12 +44,14 @@ class ExportOptions:
     """How an exported model is written.
 
     ``opset``: 10 to 25; ``float_type``: what everything that is not quantized computes in
-    (``float32`` or ``float16``; the model's inputs and outputs keep their types).
+    (``float32`` or ``float16``; the model's inputs and outputs keep their types);
+    ``float_weights``: store weights as float behind a QuantizeLinear, not as integers.
     Raises ConfigError for others.
     """
 
     opset: int = 21
     float_type: str = "float32"
+    float_weights: bool = False
 
     def __post_init__(self) -> None:
         """Check the names."""
@@ -136,14 +138,15 @@ def export_model(
 
     graph = quantized.graph
     samples = first_samples(quantized)
+    halved = options.float_type == "float16"
     say = progress or (lambda stage, done, total: None)
     with tempfile.TemporaryDirectory(prefix="qcc-export-") as folder:
         # A file, not a string: models over 2 GB cannot be serialized in one piece.
         path = Path(folder) / "model.onnx"
-        written = _in_float_type(graph, options.float_type)
+        written = _as_written(graph, options)
         write_onnx(written, path, opset=options.opset)
         say(STAGE, 1, 5)
-        check = check_export(graph, path, samples, rounded=written is not graph)
+        check = check_export(graph, path, samples, rounded=halved)
         say(STAGE, 2, 5)
         compared = _compared(graph, samples)
         say(STAGE, 3, 5)
@@ -153,7 +156,7 @@ def export_model(
         built = _built(path, target, shapes, quantized.float_graph)
         say(STAGE, 5, 5)
     exact = float_outputs(quantized.float_graph, samples)
-    if written is not graph:
+    if halved:
         _check_float16(exact or check.expected, check)
     found = (*compared, *_lint_notes(lint), *_built_notes(graph, built))
     notes = (*quantized.report.notes, *found)
@@ -181,14 +184,18 @@ def _stored_scales(graph: Graph) -> dict[str, float]:
     return found
 
 
-def _in_float_type(graph: Graph, float_type: str) -> Graph:
-    """``graph``, or a copy whose float side has another type."""
+def _as_written(graph: Graph, options: ExportOptions) -> Graph:
+    """``graph``, or a copy with weights or float values as ``options`` want them."""
     from qcc.passes.manager import PassManager, parse_pass_list
 
-    if float_type == "float32":
+    passes = ["float-weights"] * options.float_weights
+    passes += ["use-float16"] * (options.float_type == "float16")
+    if not passes:
         return graph
+    if graph.stage is not Stage.NUMBERED:
+        raise ConfigError("float types and float weights are options of int8 exports only")
     copy = graph.clone()
-    PassManager(parse_pass_list("use-float16,name-nodes")).run(copy)
+    PassManager(parse_pass_list(",".join([*passes, "name-nodes"]))).run(copy)
     return copy
 
 

@@ -57,6 +57,13 @@ def compile_model(
             help="What everything that is not quantized computes in, in an exported model.",
         ),
     ] = "float32",
+    float_weights: Annotated[
+        bool,
+        typer.Option(
+            "--float-weights",
+            help="Store weights of an exported model as float, each behind a QuantizeLinear.",
+        ),
+    ] = False,
     tune: Annotated[
         float,
         typer.Option(
@@ -128,6 +135,7 @@ def compile_model(
             threads=threads,
             opset=opset,
             float_type=float_type,
+            float_weights=float_weights,
             tune=tune,
             precision=precision,
             weights_file=weights_file,
