@@ -19,11 +19,13 @@ _ORDER = {severity: place for place, severity in enumerate(Severity)}
 def lint_model(
     model: ModelProto | str | os.PathLike[str], target: str, *, folder: Path | None = None
 ) -> LintReport:
-    """Hold a Q/DQ model against the rules of ``target`` (``tensorrt``, ``onnx``, ...).
+    """Hold a Q/DQ model against the rules of ``target``, a key of ``PROFILES``.
 
     ``model`` is a path or a proto, which is not changed; ``folder`` is where a proto's external
     data lie.  Functions of the model are looked at where they are called.  Raises ModelError where
     the model or its data cannot be read, and ConfigError for an unknown target.
+
+    This signature, that of ``fix_model``, and the fields of LintReport and Finding are stable.
     """
     rules = rules_of(target)
     index = open_index(model, folder)

@@ -60,7 +60,7 @@ def mixed_types(index: ModelIndex) -> Iterator[Problem]:
 def _type_on_x86(q: Quantizer) -> str:
     """The type in which int8 values of a Q/DQ pair are stored on x86."""
     stored = q.stored
-    if stored is None or stored.producer is None or stored.is_output:
+    if stored is None or q.is_weight or stored.producer is None or stored.is_output:
         return "int8"
     readers = 0
     for reader, _ in stored.users:
