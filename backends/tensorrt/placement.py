@@ -33,7 +33,7 @@ LEAST_DEPTHWISE_KERNEL = 3
 NO_SKIP = "it is no Add of a skip connection to a convolution, so it is cheapest in float"
 OTHER_BRANCH = "the other operand of '{}' is the branch whose kernel adds it"
 VECTOR = "the product of a matrix and a vector (its result is {}) is not faster in int8"
-NARROW = "{} input and {} output channels a group are too few for TensorRT's int8 kernels"
+NARROW = "{} input channels a group and {} output channels are too few for TensorRT's int8 kernels"
 NOT_AFTER_CONV = "its operand does not come out of a convolution"
 NO_GATE = "neither operand is a gate (smaller than the result, and broadcast)"
 
