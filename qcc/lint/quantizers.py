@@ -257,13 +257,37 @@ def dequantizer(index: ModelIndex, tensor: Tensor | None) -> Quantizer | None:
 
 
 def quantized_operand(index: ModelIndex, tensor: Tensor | None) -> Quantizer | None:
-    """The dequantize node that a value comes from, through nodes that only move elements."""
+    """The dequantize node that a value comes from, through nodes that only move elements.
+
+    A Concat of values with the same parameters moves them, too: the first node is given then.
+    """
     while tensor is not None and tensor.producer is not None:
-        found = dequantizer(index, tensor)
-        if found is not None or tensor.producer.op not in MOVES:
+        found, producer = dequantizer(index, tensor), tensor.producer
+        if found is None and producer.op == "Concat":
+            return _joined(index, producer)
+        if found is not None or not _moves(producer):
             return found
-        tensor = tensor.producer.input(0)
+        tensor = producer.input(0)
     return None
+
+
+def _moves(operation: Operation) -> bool:
+    nearest = operation.attribute("mode", "nearest") == "nearest"
+    return operation.op in MOVES or (operation.op == "Resize" and nearest)
+
+
+def _joined(index: ModelIndex, concat: Operation) -> Quantizer | None:
+    """The first dequantize node behind the operands of a Concat, where all say the same."""
+    found = [quantized_operand(index, operand) for operand in concat.inputs]
+    first = found[0]
+    return first if first is not None and all(_agree(first, item) for item in found) else None
+
+
+def _agree(one: Quantizer, other: Quantizer | None) -> bool:
+    if other is None or one.storage != other.storage:
+        return False
+    pairs = ((one.scale, other.scale), (one.zeros, other.zeros))
+    return all(a is not None and b is not None and np.array_equal(a, b) for a, b in pairs)
 
 
 # -- weighted ops ----------------------------------------------------------------------------------

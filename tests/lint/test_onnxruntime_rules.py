@@ -388,6 +388,17 @@ def test_what_openvino_computes_in_float_is_g7_and_g8() -> None:
     assert found(net.model(net.node("Conv", x, net.constant(random(16, 16, 3, 3))))) == ["G7"]
 
 
+@pytest.mark.parametrize(("scale", "rules"), [(0.05, []), (0.07, ["G7"])])
+def test_values_joined_on_one_grid_are_read_quantized(scale: float, rules: list[str]) -> None:
+    """OpenVINO moves the parameters of equal operands through joining, resizing and pools."""
+    net = Net()
+    x = net.input("x", ["n", 8, 8, 8])
+    y = net.node("Concat", net.pair(x, 0.05, U0), net.pair(x, scale, U0), axis=1)
+    y = net.node("Resize", y, "", net.constant(np.array([1, 1, 2, 2], np.float32)), mode="nearest")
+    model = net.model(net.node("Conv", y, net.weight(random(16, 16, 3, 3), 0)))
+    assert [f.rule for f in lint_model(model, "onnx-openvino").warnings] == rules
+
+
 def test_a_wrong_axis_is_g6_for_others() -> None:
     net = Net()
     model = out(net, conv(net, written=1))
