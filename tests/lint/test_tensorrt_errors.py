@@ -356,3 +356,68 @@ def test_a_quantized_constant_that_is_gathered_is_e8() -> None:
     assert (
         errors(net.model(net.node("Gather", table, net.input("i", [4], TensorProto.INT64)))) == []
     )
+
+
+# -- what TensorRT takes ---------------------------------------------------------------------------
+
+
+def silent(model: ModelProto) -> bool:
+    return lint_model(model, "tensorrt").findings == ()
+
+
+@pytest.mark.parametrize("zeros", [True, False])
+@pytest.mark.parametrize("element", [TensorProto.INT4, INT8])
+def test_blocks_with_and_without_zero_points_are_silent(zeros: bool, element: int) -> None:
+    net = Net()
+    zero = np.zeros((2, 64)) if zeros else None
+    stored = net.constant(np.ones((64, 64)), "w", element)
+    scales = np.full((2, 64), 0.1)
+    w = net.dequantize(stored, scales, zero, element=element, axis=0, block_size=32)
+    assert silent(net.model(net.node("MatMul", net.input("x", ["n", 64]), w)))
+
+
+def test_a_model_may_take_and_give_int8() -> None:
+    net = Net()
+    y = net.node("Relu", net.dequantize(net.input("x", ["n", 8], INT8)))
+    assert silent(net.model(net.quantize(y)))
+
+
+def test_float16_networks_are_silent_with_scales_of_either_type() -> None:
+    net = Net()
+    code = TensorProto.FLOAT16
+    x = net.input("x", ["n", 16, 8, 8], code)
+    half = net.constant(np.float16(0.05))
+    a = net.dequantize(net.quantize(x, half), half)
+    single_precision = net.quantize(net.node("Cast", x, to=TensorProto.FLOAT))
+    b = net.node("Cast", net.dequantize(single_precision), to=code)
+    stored, scale = stored_weight(random(32, 16, 3, 3), 0)
+    zeros = np.zeros(32, np.int8)
+    w = net.dequantize(net.constant(stored), net.constant(scale.astype(np.float16)), zeros, axis=0)
+    v = net.node("Cast", net.dequantize(net.constant(stored), scale, zeros, axis=0), to=code)
+    assert silent(net.model(net.node("Conv", a, w), net.node("Conv", b, v)))
+
+
+def test_recurrences_with_dequantized_weights_are_silent() -> None:
+    net = Net()
+    w = net.dequantize(net.constant(np.ones((1, 32, 4), np.int8)))
+    r = net.constant(random(1, 32, 8))
+    y = net.node("LSTM", net.input("x", [5, 1, 4]), w, r, hidden_size=8)
+    assert silent(net.model(y))
+
+
+def test_dequantization_may_hide_the_weight_of_an_embedding() -> None:
+    net = Net()
+    table = net.dequantize(
+        net.constant(np.ones((100, 16), np.int8)), np.full(100, 0.1), np.zeros(100, np.int8), axis=0
+    )
+    assert silent(net.model(net.node("Gather", table, net.input("i", [4], TensorProto.INT64))))
+
+
+@pytest.mark.parametrize("op", ["ConvInteger", "com.microsoft.QLinearAdd", "com.microsoft.QGemm"])
+def test_every_integer_op_is_e7(op: str) -> None:
+    net = Net()
+    x = net.input("x", ["n", 16, 8, 8], INT8)
+    net.node(op, x, net.constant(np.ones((4, 16, 3, 3), np.int8)), name="integer")
+    assert [(f.rule, f.node) for f in lint_model(net.model("integer_y"), "tensorrt").errors] == [
+        ("E7", "integer")
+    ]
