@@ -19,6 +19,7 @@ from qcc.ir.infer import infer_shapes
 from qcc.ir.ops import attribute
 from qcc.ir.rewrite import Rewriter
 from qcc.ir.types import UNKNOWN, TensorType
+from qcc.passes.import_packed import PACKED_OP
 
 Extra: TypeAlias = "Callable[[Node], Sequence[Array] | str]"
 
@@ -119,7 +120,7 @@ POOL_OF_BYTES = "com.microsoft.NhwcMaxPool"
 
 def speaks_of_numbers(node: Node) -> bool:
     """Whether a node of an ONNX model holds quantization parameters: Q/DQ, or a QOperator."""
-    known = ("QuantizeLinear", "DequantizeLinear", POOL_OF_BYTES)
+    known = ("QuantizeLinear", "DequantizeLinear", POOL_OF_BYTES, PACKED_OP)
     return node.op in known or node.op in QOPERATORS or node.op in OTHER_DOMAINS
 
 

@@ -21,6 +21,7 @@ PASS_MODULES = (
     "qcc.passes.expand_conv_transpose",
     "qcc.passes.eliminate_dead",
     "qcc.passes.import_clips",
+    "qcc.passes.import_packed",
     "qcc.passes.import_dynamic",
     "qcc.passes.import_qdq",
     "qcc.passes.absorb_affine",

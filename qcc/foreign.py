@@ -39,6 +39,7 @@ from qcc.quant.calibration.calibrator import Calibrator
 from qcc.quant.observers import MinMaxObserver, ObserverSpec
 from qcc.quant.observers.base import UniformArguments
 from qcc.quant.qconfig_mapping import QConfigMapping
+from qcc.quant.report import NodeReport
 
 Progress = Callable[[str, int, "int | None"], None]
 Batches = Iterable[Mapping[str, Any]]
@@ -102,7 +103,22 @@ def _kept(imported: QuantizedModel, backend: BackendConfig) -> QuantizedModel:
         dequantize_biases(imported.graph)
     if backend.export_passes:
         PassManager(parse_pass_list(backend.export_passes)).run(imported.graph)
-    return imported
+    return replace(imported, report=imported.report.with_(nodes=tuple(_rows(imported.graph))))
+
+
+def _rows(graph: Graph) -> Iterator[NodeReport]:
+    """A row for each node: int8 where all activations that it reads are dequantized."""
+    for node in graph.nodes:
+        if node.domain == "q" or node.op in LEFT_OVER:
+            continue
+        read = [value for value in node.inputs if value is not None and not value.is_constant]
+        makers = [value.producer for value in read if value.tensor.is_float]
+        quantized = [maker for maker in makers if maker is not None and maker.op == "q.dequantize"]
+        if quantized and len(quantized) == len(makers):
+            yield NodeReport(node.label, node.op, "int8", (node.label,))
+        else:
+            reason = "the model quantizes not all that it reads"
+            yield NodeReport(node.label, node.op, "float32", reason=reason)
 
 
 def _noted(quantized: QuantizedModel, notes: tuple[str, ...]) -> QuantizedModel:

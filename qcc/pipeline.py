@@ -41,7 +41,10 @@ FLOAT_PASSES = (
 )
 """What happens to a float model before anything is quantized."""
 
-IMPORT_PASSES = "fold-constants,import-clips,import-dynamic,canonicalize,import-qdq,eliminate-dead"
+IMPORT_PASSES = (
+    "fold-constants,import-clips,import-packed,import-dynamic,canonicalize,import-qdq,"
+    "eliminate-dead"
+)
 """What happens to a model that holds its own Q/DQ."""
 
 LEAST_LOCAL_DB = 15.0

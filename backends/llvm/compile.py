@@ -53,7 +53,7 @@ def compile_numbered(
     """
     native = floats or any(_holds_integers(node) for node in graph.nodes)
     lowered = _with_shapes(graph, shapes if native else None)
-    before = [(n.label, n.op) for n in lowered.nodes if n.domain != "q"]
+    before = [(n.label, n.op) for n in lowered.nodes if _computes(n)]
     report = lower(lowered, patterns)
     fused = lower_float(lowered) if native else {}
     outline_float(lowered, report.refusals, has_native_kernel, whole=native)
@@ -65,6 +65,12 @@ def compile_numbered(
     if floats and not any(node.domain == "q" for node in graph.nodes):
         reasons = {label: reasons.get(label, f"{why} (native float32)") for label, _ in before}
     return NativeProgram(model, lowered, tuple(_rows(before, lowered, report, model, reasons)))
+
+
+def _computes(node: Node) -> bool:
+    """Whether a node of a NUMBERED graph has a row in the report: boundaries have none."""
+    stores = node.op == "DequantizeLinear" and node.operand(0).is_constant
+    return node.domain != "q" and not stores
 
 
 def _holds_integers(node: Node) -> bool:

@@ -253,6 +253,8 @@ def test_numbers_that_are_symmetric_stay_as_they_are(activation: str, tmp_path: 
     model = exported(path)
     assert not any("quantized again" in note for note in model.report.notes)
     assert "int32" not in {value.tensor.storage for value in model.graph.constants.values()}
+    rows = {row.op: row.dtype for row in model.report.nodes}
+    assert {rows[op] for op in (*LAYERS, "Add", "Concat", "MaxPool")} == {"int8"}
     found, weights = numbers(model.graph)
     given, stored = numbers(import_quantized(read_onnx(path)).graph)
     assert {zero for _, zero in given} == ({(0,)} if activation == "QInt8" else {(128,)})
