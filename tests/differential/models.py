@@ -40,9 +40,14 @@ def sample(name: str, batches: int, zoo: Path = ZOO) -> Sample:
     """A zoo model, or ``digits``, with its first ``batches`` calibration feeds."""
     if name == DIGITS:
         return _digits(batches)
-    task = _evalkit(zoo).TASKS[name](str(zoo))
+    task = task_of(name, zoo)
     feeds = tuple({k: np.asarray(v) for k, v in feed.items()} for feed in task.calib()[:batches])
     return Sample(name, Path(task.onnx()), feeds)
+
+
+def task_of(name: str, zoo: Path = ZOO) -> Any:
+    """Data and score of a zoo model: ``calib()``, ``score(run, reference)``, ``onnx()``."""
+    return _evalkit(zoo).TASKS[name](str(zoo))
 
 
 def zoo_names(zoo: Path = ZOO) -> list[str]:
