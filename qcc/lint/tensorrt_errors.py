@@ -292,12 +292,12 @@ def _quantized_constant(index: ModelIndex, tensor: Tensor, reader: Operation) ->
 
 
 def _reaches_dequantize(reader: Operation) -> bool:
-    """Whether the result, moved or not, is dequantized later."""
+    """Whether the result, moved or not, is dequantized later (and is no zero point)."""
     while reader.op in MOVES and reader.output is not None:
-        ops = [user.op for user in reader.output.readers]
-        if any(op in DEQUANTIZE for op in ops):
+        users = reader.output.users
+        if any(user.op in DEQUANTIZE and place == 0 for user, place in users):
             return True
-        if len(ops) != 1:
+        if len(users) != 1:
             return False
-        reader = reader.output.readers[0]
+        reader = users[0][0]
     return False

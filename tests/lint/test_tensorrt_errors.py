@@ -358,6 +358,13 @@ def test_a_quantized_constant_that_is_gathered_is_e8() -> None:
     )
 
 
+def test_zero_points_may_come_through_identities() -> None:
+    net = Net()
+    zero = net.node("Identity", net.constant(np.int8(0)))
+    x = net.pair(net.input("x", ["n", 16, 8, 8]), 0.05, zero)
+    assert errors(net.model(net.node("Conv", x, net.weight(random(32, 16, 3, 3), 0)))) == []
+
+
 # -- what TensorRT takes ---------------------------------------------------------------------------
 
 
