@@ -274,6 +274,13 @@ SUB_CONSTANT = (named_pattern("sub_constant", _binary("Sub", constant=True)),)
 
 
 @pattern
+def scale_shift(op: Any) -> Any:
+    """a * c + d, as a BatchNormalization is written that nothing could be folded into."""
+    product = op.Mul(activation_operand("a"), constant_operand("c"), _role="mul")
+    return op.Add(product, constant_operand("d"), _role="add")
+
+
+@pattern
 def silu(op: Any) -> Any:
     """x * Sigmoid(x)."""
     x = activation_operand("x")

@@ -93,6 +93,7 @@ _ROWS = (
     *_plain([p.AVERAGE_POOL], "q.average_pool"),
     *_plain([p.GLOBAL_AVERAGE_POOL], "q.reduce_mean"),
     *_plain([p.LAYER_NORM], None, placement.follows_conv),
+    *_plain([p.scale_shift], None, placement.normalizes_stored),
     *_sharing(sharing([p.MAX_POOL], "q.max_pool")),
     *_sharing(sharing([p.NEAREST_RESIZE], "q.resize")),
     *_sharing(sharing([p.concat], "q.concat")),
@@ -108,6 +109,7 @@ CONFIG = BackendConfig(
     concat_shares_scale=True,
     keeps=("use-lookups", "expand-conv-transpose"),
     export_passes="share-dequantize,name-nodes",
+    equalizes_dense=True,
     description="Q/DQ model for TensorRT",
 )
 """Signed symmetric 8-bit activations and weights (per output channel), float32 biases."""

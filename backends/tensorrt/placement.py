@@ -8,6 +8,7 @@ from __future__ import annotations
 from heapq import heappop, heappush
 
 from qcc.ir.core import Graph, Node, Value
+from qcc.ir.ops import attribute
 from qcc.ir.pattern import Match
 from qcc.ir.types import TensorType
 from qcc.ref.evaluate import captured_values
@@ -35,7 +36,9 @@ OTHER_BRANCH = "the other operand of '{}' is the branch whose kernel adds it"
 VECTOR = "the product of a matrix and a vector (its result is {}) is not faster in int8"
 NARROW = "{} input channels a group and {} output channels are too few for TensorRT's int8 kernels"
 NOT_AFTER_CONV = "its operand does not come out of a convolution"
-NO_GATE = "neither operand is a gate (smaller than the result, and broadcast)"
+NO_GATE = "neither operand is a gate (smaller, and broadcast), so it is fused with its neighbours"
+NO_CHANNELS = "its constants are not one number a channel of an image"
+FROM_KERNEL = "its operand comes out of a kernel that can compute it, too"
 
 
 # -- skip connections ------------------------------------------------------------------------------
@@ -184,7 +187,7 @@ def is_no_vector(match: Match) -> str | None:
     return None
 
 
-# -- gates and normalizations ----------------------------------------------------------------------
+# -- what reads a stored value in float ------------------------------------------------------------
 
 
 def gate_roles(match: Match) -> tuple[str, ...]:
@@ -208,6 +211,28 @@ def _is_gate(value: Value, whole: Value) -> bool:
 def scales_by_gate(match: Match) -> str | None:
     """A matched Mul of a tensor by a gate, as squeeze-and-excitation does."""
     return None if gate_roles(match) else NO_GATE
+
+
+def normalizes_stored(match: Match) -> str | None:
+    """A matched scale and shift, by channel, of an image that no kernel could apply it to.
+
+    Those are what a Concat joins, and sums of branches that a layer or another sum reads, too.
+    """
+    image = match.value("a")
+    assert image is not None
+    shape = _shape(image)
+    if shape is None or len(shape) < 3:
+        return NO_CHANNELS
+    for name in ("c", "d"):
+        constant = match.values[name].tensor.static_shape
+        tail = (1,) * (len(shape) - 2)
+        if constant[-len(tail) :] != tail or any(d != 1 for d in constant[: -len(tail) - 1]):
+            return NO_CHANNELS
+    node = image.producer
+    others = [user for user in image.users if user.op in BACKBONES or _joins(user)]
+    kept = node is not None and _joins(node) and bool(others)
+    joined = node is not None and node.op == "Concat" and attribute(node, "axis") == 1
+    return None if kept or joined else FROM_KERNEL
 
 
 MOVES = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from qcc.ir.core import Array, Graph, Stage, Value
-from qcc.ir.pattern import NodeTerm
+from qcc.ir.pattern import NodeTerm, Variable
 from qcc.passes.insert_observers import plan_observation
 from qcc.passes.select_fusions import select_fusions
 from qcc.pipeline import PreparedModel, convert
@@ -75,16 +75,20 @@ class FloatInstance(Instance):
         return self.b.constant(data.astype(np.float32))
 
     def recipe(self, op: str) -> Recipe:
-        """Gates for Mul, and a Resize that only moves values."""
-        return {"Mul": gate, "Resize": nearest}.get(op) or super().recipe(op)
+        """Products of images and what is smaller, and a Resize that only moves values."""
+        return {"Mul": product, "Resize": nearest}.get(op) or super().recipe(op)
 
 
-def gate(i: Instance, term: NodeTerm) -> tuple[list[Value | None], dict[str, Any]]:
-    """An image, and a factor for each of its channels; or what :func:`binary` makes."""
+def product(i: Instance, term: NodeTerm) -> tuple[list[Value | None], dict[str, Any]]:
+    """An image and a factor for each of its channels: computed, or constant behind a Concat."""
+    s = i.shapes
     if any(isinstance(operand, NodeTerm) for operand in term.operands):
         return binary(i, term)
-    s = i.shapes
-    return [i.activation(s.image), i.activation((s.batch, s.channels, 1, 1))], {}
+    if "b" in {operand.name for operand in term.operands if isinstance(operand, Variable)}:
+        return [i.activation(s.image), i.activation((s.batch, s.channels, 1, 1))], {}
+    joined = i.emit("Concat", [i.activation(s.image), i.activation(s.image)], {"axis": 1})
+    factors = i.b.random.normal(size=(2 * s.channels, 1, 1)).astype(np.float32)
+    return [joined, i.b.constant(factors)], {}
 
 
 def nearest(i: Instance, term: NodeTerm) -> tuple[list[Value | None], dict[str, Any]]:

@@ -203,7 +203,7 @@ def binary(i: Instance, term: NodeTerm) -> tuple[list[Value | None], dict[str, A
 
 
 def _maker(i: Instance, name: str, shape: tuple[int, ...], *, scalar: bool) -> Callable[[], Value]:
-    if name not in ("c", "bias"):
+    if name not in ("c", "d", "bias"):
         return lambda: i.activation(shape)
     if scalar:
         return lambda: i.b.constant(np.float32(1.75))

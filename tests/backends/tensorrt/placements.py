@@ -70,6 +70,11 @@ class SmallNet(Net):
         pads = [kernel // 2] * 4
         return self.op("Conv", x, weight, *extra, pads=pads, group=group, **attributes)
 
+    def statistics(self, channels: int = CHANNELS) -> list[Array]:
+        """Scale, bias, mean and variance of a BatchNormalization."""
+        parts = [self.normal(channels) for _ in range(3)]
+        return [*parts, abs(self.normal(channels)) + np.float32(0.5)]
+
     def scales(self, *factors: float) -> Array:
         """The factors of a Resize."""
         return np.array(factors, np.float32)

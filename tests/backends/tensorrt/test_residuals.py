@@ -254,28 +254,34 @@ def test_a_sum_whose_fused_layer_stays_float_stays_float() -> None:
     )
 
 
-def test_a_normalization_between_blocks_reads_the_float_sum() -> None:
-    """The second form of ResNets: the sum is a skip, and in front of Relu it is scaled."""
+@pytest.mark.parametrize("skips", [True, False])
+def test_a_normalization_reads_the_sum_as_the_next_skip_does(skips: bool) -> None:
+    """The second form of ResNets; without a skip behind it all is one kernel's work."""
     net = SmallNet()
     stem = net.conv(net.image())
-    ones = [net.normal(16), net.normal(16), net.normal(16), abs(net.normal(16)) + 0.5]
     first = net.op("Add", stem, net.conv(net.op("Relu", net.conv(stem))))
-    relu = net.op("Relu", net.op("BatchNormalization", first, *ones))
-    second = net.op("Add", first, net.conv(relu))
-    check(
-        net.graph(net.conv(second)),
+    relu = net.op("Relu", net.op("BatchNormalization", first, *net.statistics()))
+    second = net.conv(relu)
+    joined = net.op("Add", first, second) if skips else second
+    sum_ = "add1:d" if skips else "add1"
+    inner = "e" if skips else "d"
+    last = """
+        add2 = Add(add1:d, conv4)
+        conv5 = Conv(add2:f, int8[0])
         """
+    check(
+        net.graph(net.conv(joined)),
+        f"""
         conv1 = Conv(x:a, int8[0])
         conv2 = Conv(conv1:b, int8[0])
         relu1 = Relu(conv2)
         conv3 = Conv(relu1:c, int8[0])
         add1 = Add(conv1:b, conv3)
-        batchnormalization1_mul_1 = Mul(add1, float)
+        batchnormalization1_mul_1 = Mul({sum_}, float)
         batchnormalization1 = Add(batchnormalization1_mul_1, float)
         relu2 = Relu(batchnormalization1)
-        conv4 = Conv(relu2:d, int8[0])
-        add2 = Add(add1:e, conv4)
-        conv5 = Conv(add2:f, int8[0])
+        conv4 = Conv(relu2:{inner}, int8[0])
+        {last.strip() if skips else "conv5 = Conv(conv4:e, int8[0])"}
         return conv5
         """,
     )

@@ -189,6 +189,49 @@ def test_concats_of_concats_have_one_scale() -> None:
     )
 
 
+def test_a_normalization_behind_a_concat_reads_8_bits() -> None:
+    """DenseNet: nothing in front of the Concat could compute it, and its image is large."""
+    net = SmallNet()
+    stem = net.conv(net.image())
+    joined = net.op("Concat", stem, net.conv(stem), axis=1)
+    scaled = net.op("BatchNormalization", joined, *net.statistics(32))
+    check(
+        net.graph(net.conv(net.op("Relu", scaled), given=32)),
+        """
+        conv1 = Conv(x:a, int8[0])
+        conv2 = Conv(conv1:b, int8[0])
+        concat1 = Concat(conv1:b, conv2:b)
+        batchnormalization1_mul_1 = Mul(concat1:b, float)
+        batchnormalization1 = Add(batchnormalization1_mul_1, float)
+        relu1 = Relu(batchnormalization1)
+        conv3 = Conv(relu1:c, int8[0])
+        return conv3
+        """,
+    )
+
+
+def test_boxes_that_are_joined_are_decoded_in_float() -> None:
+    """Variances and anchors are no channels of an image."""
+    net = SmallNet()
+    x = net.image()
+    boxes = [net.op("Reshape", net.conv(x), np.array([1, 144, 4])) for _ in range(2)]
+    joined = net.op("Concat", *boxes, axis=1)
+    variances = net.op("Mul", joined, net.normal(4))
+    check(
+        net.graph(net.op("Add", variances, net.normal(1, 288, 4))),
+        """
+        conv1 = Conv(x:a, int8[0])
+        reshape1 = Reshape(conv1)
+        conv2 = Conv(x:a, int8[0])
+        reshape2 = Reshape(conv2)
+        concat1 = Concat(reshape1, reshape2)
+        mul1 = Mul(concat1, float)
+        add1 = Add(mul1, float)
+        return add1
+        """,
+    )
+
+
 def test_an_operand_of_a_concat_that_the_caller_gives_takes_the_scale_too() -> None:
     net = SmallNet()
     x = net.image()
