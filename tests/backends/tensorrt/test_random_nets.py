@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from qcc.ir.core import Graph, Node, Stage, Value
 from qcc.ir.types import Quant
 from qcc.ir.verify import verify
+from qcc.lint import lint_model
 from qcc.onnxio import write_onnx
 from qcc.ref.evaluate import evaluate
 from tests.backends.tensorrt.placements import SmallNet, quantized
@@ -59,6 +60,7 @@ GROWERS: dict[str, Grower] = {
     "depthwise": lambda net, x, _: net.conv(x, group=16),
     "narrow": lambda net, x, _: net.conv(net.conv(x, channels=4), given=4),
     "up": lambda net, x, _: net.op("ConvTranspose", x, net.normal(16, 16, 3, 3), pads=[1, 1, 1, 1]),
+    "normalize": lambda net, x, _: net.op("BatchNormalization", x, *net.statistics()),
     "relu": lambda net, x, _: net.op("Relu", x),
     "clip": lambda net, x, _: net.op("Clip", x, -3.0, 3.0),
     "silu": silu,
@@ -157,6 +159,7 @@ def test_what_holds_of_any_export(plan: list[tuple[str, int, int]], kept: int) -
     model = write_onnx(made)
     assert model is not None
     onnx.checker.check_model(model, full_check=True)
+    assert lint_model(model, "tensorrt").findings == ()
     check_results(model, made)
 
 
