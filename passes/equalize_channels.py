@@ -48,7 +48,7 @@ def equalizable(plan: FusionPlan, observation: Observation) -> dict[str, FusionG
     for group in plan.groups:
         value = group.root.output
         slot = observation.slots.get(value.name)
-        if slot is None or slot.kind != "observed" or not _gives_channels(group):
+        if slot is None or slot.kind != "observed" or not gives_channels(group):
             continue
         using = readers.get(value, [])
         inside = {node for reader in using for node in reader.nodes}
@@ -75,11 +75,11 @@ def equalize_channels(
         factors = stretch(*extremes[name], scales[name])
         if np.all(factors == 1.0):
             continue
-        _multiply(group.anchor.input(1), factors)
-        _multiply(group.anchor.input(2), factors)
+        multiply(group.anchor.input(1), factors)
+        multiply(group.anchor.input(2), factors)
         for reader in readers[group.root.output]:
             repeated = np.repeat(factors, _outputs(reader) // len(factors))
-            _multiply(reader.anchor.input(1), np.float32(1) / repeated)
+            multiply(reader.anchor.input(1), np.float32(1) / repeated)
         count += 1
     return count
 
@@ -100,14 +100,14 @@ def stretch(
     return (factors**SHARE).astype(np.float32)
 
 
-def _gives_channels(group: FusionGroup) -> bool:
+def gives_channels(group: FusionGroup) -> bool:
     """Whether a group is a Conv whose output channels can be scaled through its activation."""
     anchor = group.anchor
-    if anchor.op != "Conv" or group.float_output or not _is_own(anchor.input(1)):
+    if anchor.op != "Conv" or group.float_output or not is_own(anchor.input(1)):
         return False
     rest = [node for node in group.nodes if node is not anchor]
     bias = anchor.input(2)
-    return all(node.op in HOMOGENEOUS for node in rest) and (bias is None or _is_own(bias))
+    return all(node.op in HOMOGENEOUS for node in rest) and (bias is None or is_own(bias))
 
 
 def _is_depthwise(group: FusionGroup, value: Value) -> bool:
@@ -118,7 +118,7 @@ def _is_depthwise(group: FusionGroup, value: Value) -> bool:
     if not only_anchor_reads(group, value):
         return False
     weight = group.weight
-    if weight is None or weight is not anchor.input(1) or not _is_own(weight):
+    if weight is None or weight is not anchor.input(1) or not is_own(weight):
         return False
     return weight.tensor.static_shape[1] == 1
 
@@ -128,7 +128,7 @@ def only_anchor_reads(group: FusionGroup, value: Value) -> bool:
     return all(node is group.anchor or value not in node.inputs for node in group.nodes)
 
 
-def _is_own(value: Value | None) -> bool:
+def is_own(value: Value | None) -> bool:
     """Whether a value is a constant that only one node reads."""
     return value is not None and value.constant is not None and len(value.uses) == 1
 
@@ -138,7 +138,7 @@ def _outputs(group: FusionGroup) -> int:
     return group.weight.tensor.static_shape[0]
 
 
-def _multiply(value: Value | None, factors: NDArray[np.float32]) -> None:
+def multiply(value: Value | None, factors: NDArray[np.float32]) -> None:
     """Multiply a constant along its first axis."""
     if value is not None:
         data = np.asarray(value.constant, np.float32)

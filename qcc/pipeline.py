@@ -16,6 +16,7 @@ from qcc.passes.equalize_channels import (
     equalizable,
     equalize_channels,
 )
+from qcc.passes.equalize_dense import equalize_dense, stretchable
 from qcc.passes.expand_qoperators import speaks_of_numbers
 from qcc.passes.fusion_plan import FusionPlan
 from qcc.passes.import_dynamic import is_dynamic
@@ -60,6 +61,7 @@ In float it costs little, while its error goes into every product behind it.
 """
 
 STRETCHED = "channels of {} activations in front of depthwise convolutions were stretched"
+STRETCHED_DENSE = "channels of {} activations in front of dense convolutions were stretched"
 MIGRATED = "the spread of the channels of {} activations was moved into the weights that read them"
 
 
@@ -130,6 +132,8 @@ def prepare(
     plan = select_fusions(graph, backend, mapping)
     observation = plan_observation(plan)
     channels = dict.fromkeys(equalizable(plan, observation), CHANNEL_EXTREMES)
+    if backend.equalizes_dense:
+        channels.update(dict.fromkeys(stretchable(plan, observation), CHANNEL_EXTREMES))
     channels.update(dict.fromkeys(migratable(plan, observation, quantized=True), LAST_EXTREMES))
     calibrator = Calibrator(graph, observation.observed, channels=channels, threads=threads)
     return PreparedModel(graph, backend, mapping, plan, observation, calibrator, threads)
@@ -244,9 +248,13 @@ def _number(
     if steps.equalization:
         extremes = _extremes(prepared.calibrator)
         stretched = equalize_channels(plan, observation, scales, extremes)
+        dense = 0
+        if prepared.backend.equalizes_dense:
+            dense = equalize_dense(plan, observation, scales, extremes)
         migrated = migrate_outliers(graph, plan, observation, scales, extremes)
         plan, observation, scales = migrated.plan, migrated.observation, migrated.scales
         notes = [STRETCHED.format(stretched)] * bool(stretched)
+        notes += [STRETCHED_DENSE.format(dense)] * bool(dense)
         notes += [MIGRATED.format(migrated.count)] * bool(migrated.count)
     clone = graph.clone()
     copied = plan.on(graph, clone)

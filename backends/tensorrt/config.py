@@ -89,6 +89,7 @@ _ROWS = (
     *_weighted(p.GEMM, "q.matmul", gemm_axis, placement.is_no_vector),
     *_weighted((*p.MATMUL, *p.MATMUL_ADD), "q.matmul", 1, placement.is_no_vector),
     *_joined(p.ADD, placement.fused_roles, placement.adds_skip),
+    *_plain([p.SUM_OF_STORED], None, placement.adds_stored),
     *_joined(p.MUL[:1], placement.gate_roles, placement.scales_by_gate),
     *_plain([p.AVERAGE_POOL], "q.average_pool"),
     *_plain([p.GLOBAL_AVERAGE_POOL], "q.reduce_mean"),

@@ -248,6 +248,8 @@ class BackendConfig:
     runtime computes inside the kernels of their neighbours.  ``concat_shares_scale``: a Concat, its
     operands and whatever shares theirs have one scale.  ``keeps``: names of float passes that the
     backend does without.  ``export_passes``: a pass list for the numbered graph.
+    ``equalizes_dense``: channels in front of dense convolutions are stretched, too, for backends
+    whose activations have few steps.
     ``clamps_results``: kernels cut their results at the limits of a Relu or Clip; where they do
     not, such a node has to follow from the parameters of the result.  ``description``: the runtime
     in a few words, for lists of targets.
@@ -266,6 +268,7 @@ class BackendConfig:
     concat_shares_scale: bool = False
     keeps: tuple[str, ...] = ()
     export_passes: str = ""
+    equalizes_dense: bool = False
     clamps_results: bool = True
     description: str = ""
 
@@ -345,6 +348,7 @@ class BackendConfig:
             "concat_shares_scale": self.concat_shares_scale,
             "keeps": list(self.keeps),
             "export_passes": self.export_passes,
+            "equalizes_dense": self.equalizes_dense,
             "clamps_results": self.clamps_results,
             "description": self.description,
         }
@@ -378,6 +382,7 @@ class BackendConfig:
             bool(data.get("concat_shares_scale", False)),
             tuple(str(name) for name in data.get("keeps", ())),
             str(data.get("export_passes", "")),
+            bool(data.get("equalizes_dense", False)),
             bool(data.get("clamps_results", True)),
             str(data.get("description", "")),
         )
