@@ -9,7 +9,7 @@ import numpy as np
 from qcc.lint.findings import Problem
 from qcc.lint.index import Array, ModelIndex
 from qcc.lint.quantizers import MOVES, Product, Quantizer, products, quantizers
-from qcc.lint.repairs import Repair, RequantizeWeight, SetAxis
+from qcc.lint.repairs import FlattenScales, Repair, RequantizeWeight, SetAxis
 
 PER_AXIS_SINCE = 13
 BLOCKS_SINCE = 21
@@ -92,8 +92,16 @@ def _misfit_of_blocks(q: Quantizer) -> str | None:
 
 
 def _repair_of_misfit(q: Quantizer) -> Repair | None:
-    """The right axis of a weight whose scales do not fit the axis that is written."""
-    if q.block_size or q.quantizes:
+    """The right axis of a weight whose scales do not fit the axis that is written.
+
+    Scales of channels with dimensions of 1 beside them are written as a list.
+    """
+    if q.block_size or q.scale is None:
+        return None
+    if q.scale.ndim > 1:
+        zeros = q.zero_point is not None or not q.has_zero_point
+        return FlattenScales(q.operation) if zeros and max(q.scale.shape) == q.scale.size else None
+    if q.quantizes:
         return None
     for product in products(q.index):
         weight = product.weight

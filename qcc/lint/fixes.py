@@ -18,6 +18,7 @@ from qcc.lint.profiles import rules_of
 from qcc.lint.quantizers import QUANTIZE, Quantizer
 from qcc.lint.repairs import (
     DequantizeFirst,
+    FlattenScales,
     FloatBias,
     MakeSymmetric,
     NameNodes,
@@ -92,7 +93,7 @@ def _touches(repair: Repair) -> set[Operation]:
         return set(repair.quantizers)
     if isinstance(repair, NameNodes):
         return set()
-    if isinstance(repair, (WriteZeroPoint, UseOnnxDomain)):
+    if isinstance(repair, (WriteZeroPoint, UseOnnxDomain, FlattenScales)):
         return {repair.quantizer}
     return {repair.dequantize}
 
@@ -103,6 +104,16 @@ def _touches(repair: Repair) -> set[Operation]:
 def _set_axis(editor: Editor, repair: SetAxis) -> None:
     for operation in repair.quantizers:
         editor.set_attribute(operation, "axis", repair.axis)
+
+
+def _flatten_scales(editor: Editor, repair: FlattenScales) -> None:
+    quantizer = Quantizer(editor.index, repair.quantizer)
+    stem = f"{repair.quantizer.proto.output[0]}_scale"
+    flat = np.asarray(quantizer.scale).reshape(-1)
+    editor.read(repair.quantizer, 1, editor.constant(stem, flat, repair.quantizer.graph))
+    if quantizer.zero_point is not None:
+        zeros = np.broadcast_to(quantizer.zero_point.reshape(-1), flat.shape)
+        _set_zero_point(editor, repair.quantizer, zeros)
 
 
 def _write_zero_point(editor: Editor, repair: WriteZeroPoint) -> None:
@@ -264,6 +275,7 @@ def _name_nodes(editor: Editor, repair: NameNodes) -> None:
 
 _REPAIRS: dict[type, Callable[[Editor, Any], None]] = {
     SetAxis: _set_axis,
+    FlattenScales: _flatten_scales,
     RequantizeWeight: _requantize_weight,
     WriteZeroPoint: _write_zero_point,
     StoreSigned: _store_signed,
@@ -308,7 +320,8 @@ def channel_scales(numbers: Array, axis: int, largest: int) -> Array:
 
 
 def _dtype(weight: Quantizer) -> Any:
-    return element_dtype(weight.storage or "int8")
+    """The signed type that a weight is stored in anew: its own, or int8."""
+    return element_dtype(weight.storage if weight.storage in LARGEST else "int8")
 
 
 def _set_zero_point(editor: Editor, operation: Operation, zeros: Array) -> None:

@@ -17,8 +17,15 @@ class SetAxis:
 
 
 @dataclass(frozen=True)
+class FlattenScales:
+    """Write scales and zero points of channels as lists: they have dimensions of 1 beside them."""
+
+    quantizer: Operation
+
+
+@dataclass(frozen=True)
 class RequantizeWeight:
-    """Store the weight of a DQ with scales of its own along another axis."""
+    """Store the weight of a DQ anew: symmetric, with scales of its own along an axis."""
 
     dequantize: Operation
     axis: int
@@ -98,6 +105,7 @@ class NameNodes:
 
 Repair: TypeAlias = (
     SetAxis
+    | FlattenScales
     | RequantizeWeight
     | WriteZeroPoint
     | StoreSigned

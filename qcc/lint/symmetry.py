@@ -12,6 +12,7 @@ from qcc.lint.repairs import (
     FloatBias,
     MakeSymmetric,
     Repair,
+    RequantizeWeight,
     StoreSigned,
     UseOnnxDomain,
 )
@@ -47,9 +48,23 @@ def symmetric(group: Group) -> tuple[Repair | None, str]:
         return StoreSigned(nodes, group.values, MIDDLE), (
             "store it as int8 with zero point 0 (every value less 128, which changes no number)"
         )
-    if lead.scale.size != 1 or not _positive(lead):
+    if not _positive(lead) or misfit(lead) is not None:
         return None, COMPILE
-    return _widened(group, int(zeros.reshape(-1)[0]))
+    if lead.scale.size == 1:
+        return _widened(group, int(zeros[0]))
+    return _stored_anew(group)
+
+
+def _stored_anew(group: Group) -> tuple[Repair | None, str]:
+    """The repair of a stored weight with scales and zero points of its channels."""
+    lead = group.lead
+    alone = group.quantize is None and len(group.members) == len(group.values) == 1
+    if not alone or lead.block_size or lead.rank is None:
+        return None, COMPILE
+    return RequantizeWeight(lead.operation, lead.axis % lead.rank), (
+        "store it as int8 with zero point 0 and a scale a channel that holds its largest number "
+        f"(to lose less, {COMPILE})"
+    )
 
 
 def _widened(group: Group, zero: int) -> tuple[Repair, str]:

@@ -169,6 +169,36 @@ def test_asymmetric_weights_are_stored_anew_within_half_a_step() -> None:
     assert np.abs(before - after).max() <= 165 * scale / 127 / 2 * 1.001
 
 
+def test_asymmetric_weights_with_scales_of_channels_are_stored_anew_channel_by_channel() -> None:
+    scale = np.linspace(0.01, 0.05, 32).astype(np.float32)
+    zero = np.arange(32, dtype=np.uint8) * 8
+
+    def weight(net: Net) -> str:
+        data = np.random.default_rng(0).integers(0, 256, (32, 16, 3, 3)).astype(np.uint8)
+        return net.dequantize(net.constant(data, "w"), scale, zero, axis=0)
+
+    model = conv_of(good_activation, weight)
+    fixed = repaired(model, "tensorrt", "E1")
+    assert lint_model(fixed, "tensorrt").findings == ()
+    before, after = weight_of(model), weight_of(fixed)
+    half_steps = np.abs(before).max(axis=(1, 2, 3), keepdims=True) / 127 / 2
+    assert (np.abs(before - after) <= half_steps * 1.001).all()
+
+
+def test_scales_of_channels_with_dimensions_of_1_beside_them_become_a_list() -> None:
+    def weight(net: Net) -> str:
+        stored, scale = stored_weight(random(32, 16, 3, 3), 0)
+        column = scale.reshape(32, 1, 1)
+        return net.dequantize(net.constant(stored), column, np.zeros((32, 1, 1), np.int8), axis=0)
+
+    model = conv_of(good_activation, weight)
+    with pytest.raises(Exception, match="scale"):
+        results(model, X)
+    fixed = repaired(repaired(model, "onnx-generic", "G4"), "tensorrt")
+    assert np.array_equal(results(fixed, X), results(conv_of(good_activation, good_weight), X))
+    assert lint_model(repaired(model, "tensorrt", "E6"), "tensorrt").findings == ()
+
+
 def weight_of(model: ModelProto) -> Array:
     """The dequantized weight that the weighted op reads."""
     copy = ModelProto()
