@@ -267,6 +267,7 @@ def _binary(op_type: str, *, constant: bool = False) -> Callable[[Ops], Any]:
 
 ADD = tuple(_make("add", _binary("Add"), a) for a in ACTIVATIONS)
 MUL = tuple(_make("mul", _binary("Mul"), a) for a in ACTIVATIONS)
+SUM_OF_STORED = named_pattern("sum_of_stored", _binary("Add"))
 SUB = (named_pattern("sub", _binary("Sub")),)
 ADD_CONSTANT = tuple(_make("add_constant", _binary("Add", constant=True), a) for a in ACTIVATIONS)
 MUL_CONSTANT = tuple(_make("mul_constant", _binary("Mul", constant=True), a) for a in ACTIVATIONS)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from heapq import heappop, heappush
 
+from qcc.backends.patterns import nearest_resize
 from qcc.ir.core import Graph, Node, Value
 from qcc.ir.ops import attribute
 from qcc.ir.pattern import Match
@@ -24,6 +25,8 @@ FUSED = (
     "BatchNormalization",
 )
 """Pointwise ops: TensorRT computes them in the kernel of a layer in front of them."""
+
+MOVES = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 
 LEAST_CHANNELS = 16
 CHANNEL_STEP = 8
@@ -149,6 +152,31 @@ def adds_skip_to_conv(match: Match) -> str | None:
     return None if fused is conv.output else OTHER_BRANCH.format(add.label)
 
 
+def adds_stored(match: Match) -> str | None:
+    """A matched Add of two images that convolutions give, and convolutions read anyway in 8 bits.
+
+    No kernel in front of it can add them (pyramids: what was resized comes from the other image),
+    so it reads them as they lie in memory.
+    """
+    whole = match.node("add").output
+    for name in ("a", "b"):
+        source = _lies_in(match.values[name])
+        readers = [user for user in source.users if user.op in BACKBONES]
+        if not (readers and _backbones(source) and _fills(match.values[name], whole)):
+            return NO_SKIP
+    return None if match.values["a"] is not match.values["b"] else NO_SKIP
+
+
+def _lies_in(value: Value) -> Value:
+    """The value that holds all elements of ``value``, some of which may be there more often."""
+    while (node := value.producer) is not None:
+        nearest = node.op == "Resize" and nearest_resize(node) is None
+        if node.op not in MOVES and node.op != "MaxPool" and not nearest:
+            break
+        value = node.operand(0)
+    return value
+
+
 # -- sizes -----------------------------------------------------------------------------------------
 
 
@@ -233,9 +261,6 @@ def normalizes_stored(match: Match) -> str | None:
     kept = node is not None and _joins(node) and bool(others)
     joined = node is not None and node.op == "Concat" and attribute(node, "axis") == 1
     return None if kept or joined else FROM_KERNEL
-
-
-MOVES = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 
 
 def follows_conv(match: Match) -> str | None:

@@ -40,12 +40,15 @@ class Claim:
 class FloatInstance(Instance):
     """A pattern among float ops."""
 
+    name = ""
+
     def build(self, config: BackendPatternConfig) -> None:
         """Add the pattern and a reader of its result, which is an output."""
         self.made(config)
 
     def made(self, config: BackendPatternConfig) -> Claim:
         """As :meth:`build`; what was built."""
+        self.name = config.name
         value = self.node(config.pattern.term)
         in_float = self.result == "float32"
         if in_float:
@@ -76,6 +79,8 @@ class FloatInstance(Instance):
 
     def recipe(self, op: str) -> Recipe:
         """Products of images and what is smaller, and a Resize that only moves values."""
+        if self.name == "sum_of_stored":
+            return sum_of_stored
         return {"Mul": product, "Resize": nearest}.get(op) or super().recipe(op)
 
 
@@ -89,6 +94,17 @@ def product(i: Instance, term: NodeTerm) -> tuple[list[Value | None], dict[str, 
     joined = i.emit("Concat", [i.activation(s.image), i.activation(s.image)], {"axis": 1})
     factors = i.b.random.normal(size=(2 * s.channels, 1, 1)).astype(np.float32)
     return [joined, i.b.constant(factors)], {}
+
+
+def sum_of_stored(i: Instance, term: NodeTerm) -> tuple[list[Value | None], dict[str, Any]]:
+    """An image that a convolution reads, too, and what a pool gives of it."""
+    del term
+    image = i.activation(i.shapes.image)
+    channels = i.shapes.channels
+    other = i.emit("Conv", [image, i.weight((channels, channels, 1, 1), 0)], {})
+    i.b.graph.set_outputs([*i.b.graph.outputs, other])
+    pooled = i.emit("MaxPool", [image], {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]})
+    return [image, pooled], {}
 
 
 def nearest(i: Instance, term: NodeTerm) -> tuple[list[Value | None], dict[str, Any]]:

@@ -193,6 +193,69 @@ def test_a_pyramid_adds_what_was_resized() -> None:
     )
 
 
+def pyramid(mode: str) -> SmallNet:
+    """A pyramid without lateral convolutions: what is resized was computed from the other image."""
+    net = SmallNet()
+    image = net.op("Relu", net.conv(net.image()))
+    top = net.op("Relu", net.conv(image, strides=[2, 2]))
+    resized = net.op("Resize", top, None, net.scales(1, 1, 2, 2), mode=mode)
+    net.conv(net.op("Add", image, resized))
+    net.conv(top)
+    return net
+
+
+def test_a_sum_of_two_images_that_layers_read_anyway_reads_both_in_8_bits() -> None:
+    check(
+        pyramid("nearest").graph("conv3", "conv4"),
+        """
+        conv1 = Conv(x:a, int8[0])
+        relu1 = Relu(conv1)
+        conv2 = Conv(relu1:b, int8[0])
+        relu2 = Relu(conv2)
+        resize1 = Resize(relu2:c, _, float)
+        add1 = Add(relu1:b, resize1:c)
+        conv3 = Conv(add1:d, int8[0])
+        conv4 = Conv(relu2:c, int8[0])
+        return conv3, conv4
+        """,
+    )
+
+
+def test_a_sum_with_an_image_that_was_computed_anew_stays_float() -> None:
+    check(
+        pyramid("linear").graph("conv3", "conv4"),
+        """
+        conv1 = Conv(x:a, int8[0])
+        relu1 = Relu(conv1)
+        conv2 = Conv(relu1:b, int8[0])
+        relu2 = Relu(conv2)
+        resize1 = Resize(relu2, _, float)
+        add1 = Add(relu1, resize1)
+        conv3 = Conv(add1:c, int8[0])
+        conv4 = Conv(relu2:d, int8[0])
+        return conv3, conv4
+        """,
+    )
+
+
+def test_a_sum_of_two_images_that_only_it_reads_stays_in_the_kernel_in_front() -> None:
+    """Two functions of one convolution: all of it is one kernel."""
+    net = SmallNet()
+    stem = net.conv(net.image())
+    joined = net.op("Add", net.op("Relu", stem), net.op("Sigmoid", stem))
+    check(
+        net.graph(net.conv(joined)),
+        """
+        conv1 = Conv(x:a, int8[0])
+        relu1 = Relu(conv1)
+        sigmoid1 = Sigmoid(conv1)
+        add1 = Add(relu1, sigmoid1)
+        conv2 = Conv(add1:b, int8[0])
+        return conv2
+        """,
+    )
+
+
 def test_a_branch_without_a_convolution_is_no_residual() -> None:
     """ConvNeXt: the branch ends in a matrix product, and the skip's convolution begins both."""
     net = SmallNet()
