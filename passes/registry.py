@@ -24,6 +24,7 @@ PASS_MODULES = (
     "qcc.passes.import_packed",
     "qcc.passes.import_dynamic",
     "qcc.passes.import_qdq",
+    "qcc.passes.quantize_movements",
     "qcc.passes.absorb_affine",
     "qcc.passes.absorb_channel_scales",
     "qcc.passes.suit_onnxruntime",

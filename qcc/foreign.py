@@ -47,6 +47,9 @@ Batches = Iterable[Mapping[str, Any]]
 ABSORBING_PASSES = "absorb-affine,absorb-channel-scales"
 """What gives layers the form that kernels have; activations keep their integers."""
 
+NATIVE_PASSES = f"quantize-movements,{ABSORBING_PASSES}"
+"""The same for native code."""
+
 UNUSED_SAMPLES = "the model is quantized already: its numbers are kept, the samples were not used"
 
 LEFT_OVER = ("QuantizeLinear", "DequantizeLinear")
@@ -73,9 +76,10 @@ def take_over(
     ModelError, DataError or ConfigError in one sentence.
     """
     imported = import_quantized(graph)
-    if backend.target or _is_symmetric(backend):
-        PassManager(parse_pass_list(ABSORBING_PASSES)).run(imported.graph)
+    if backend.target:
+        PassManager(parse_pass_list(NATIVE_PASSES)).run(imported.graph)
     if _is_symmetric(backend):
+        PassManager(parse_pass_list(ABSORBING_PASSES)).run(imported.graph)
         store_signed(imported.graph)
     whole = any(True for _ in activation_quants(imported.graph))
     suits = unsuited(imported.graph, backend) is None
