@@ -161,20 +161,31 @@ def adds_stored(match: Match) -> str | None:
     whole = match.node("add").output
     for name in ("a", "b"):
         source = _lies_in(match.values[name])
-        readers = [user for user in source.users if user.op in BACKBONES]
-        if not (readers and _backbones(source) and _fills(match.values[name], whole)):
+        stored = bool(_backbones(source)) and _feeds_layer(source)
+        if not (stored and _fills(match.values[name], whole)):
             return NO_SKIP
     return None if match.values["a"] is not match.values["b"] else NO_SKIP
 
 
 def _lies_in(value: Value) -> Value:
     """The value that holds all elements of ``value``, some of which may be there more often."""
-    while (node := value.producer) is not None:
-        nearest = node.op == "Resize" and nearest_resize(node) is None
-        if node.op not in MOVES and node.op != "MaxPool" and not nearest:
-            break
-        value = node.operand(0)
+    while value.producer is not None and _copies(value.producer):
+        value = value.producer.operand(0)
     return value
+
+
+def _feeds_layer(value: Value) -> bool:
+    """Whether a convolution reads ``value``, or what only holds elements of it."""
+    return any(
+        user.op in BACKBONES or (_copies(user) and _feeds_layer(user.output))
+        for user in value.users
+    )
+
+
+def _copies(node: Node) -> bool:
+    """Whether the result holds nothing but elements of the first operand."""
+    nearest = node.op == "Resize" and nearest_resize(node) is None
+    return nearest or node.op in MOVES or node.op == "MaxPool"
 
 
 # -- sizes -----------------------------------------------------------------------------------------

@@ -197,7 +197,8 @@ def pyramid(mode: str) -> SmallNet:
     """A pyramid without lateral convolutions: what is resized was computed from the other image."""
     net = SmallNet()
     image = net.op("Relu", net.conv(net.image()))
-    top = net.op("Relu", net.conv(image, strides=[2, 2]))
+    pooled = net.op("MaxPool", image, kernel_shape=[2, 2], strides=[2, 2])
+    top = net.op("Relu", net.conv(pooled))
     resized = net.op("Resize", top, None, net.scales(1, 1, 2, 2), mode=mode)
     net.conv(net.op("Add", image, resized))
     net.conv(top)
@@ -210,7 +211,8 @@ def test_a_sum_of_two_images_that_layers_read_anyway_reads_both_in_8_bits() -> N
         """
         conv1 = Conv(x:a, int8[0])
         relu1 = Relu(conv1)
-        conv2 = Conv(relu1:b, int8[0])
+        maxpool1 = MaxPool(relu1:b)
+        conv2 = Conv(maxpool1:b, int8[0])
         relu2 = Relu(conv2)
         resize1 = Resize(relu2:c, _, float)
         add1 = Add(relu1:b, resize1:c)
@@ -227,7 +229,8 @@ def test_a_sum_with_an_image_that_was_computed_anew_stays_float() -> None:
         """
         conv1 = Conv(x:a, int8[0])
         relu1 = Relu(conv1)
-        conv2 = Conv(relu1:b, int8[0])
+        maxpool1 = MaxPool(relu1:b)
+        conv2 = Conv(maxpool1:b, int8[0])
         relu2 = Relu(conv2)
         resize1 = Resize(relu2, _, float)
         add1 = Add(relu1, resize1)
