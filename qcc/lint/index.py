@@ -93,11 +93,26 @@ class Operation:
                 operand.users.append((self, place))
 
     def give(self, names: _Names) -> None:
-        """Define the results."""
+        """Define the results; raises ModelError where one was given or read before.
+
+        So no value is computed from itself, and looking for where it comes from ends.
+        """
         self.outputs = tuple(names.define(name) if name else None for name in self.proto.output)
         for result in self.outputs:
-            if result is not None:
-                result.producer = self
+            if result is None:
+                continue
+            if result.producer is not None or result.initializer is not None or result.is_input:
+                raise ModelError(
+                    f"'{result.name}' is given twice, the second time by the node '{self.label}'; "
+                    "export the model again, every value needs a name of its own."
+                )
+            if result.users:
+                reader = result.users[0][0].label
+                raise ModelError(
+                    f"the node '{reader}' reads '{result.name}' before '{self.label}' gives it; "
+                    "sort the nodes so that values are given before they are read."
+                )
+            result.producer = self
 
     @property
     def label(self) -> str:

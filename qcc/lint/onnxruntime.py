@@ -59,7 +59,8 @@ def operands_of(operation: Operation) -> tuple[Tensor | None, ...]:
         return operation.inputs
     if operation.op == "Where":
         return operation.inputs[1:3]
-    return operation.inputs[: 2 if operation.op in (*PRODUCTS, "Add", "Mul") else 1]
+    count = 2 if operation.op in (*PRODUCTS, "Add", "Mul") else 1
+    return tuple(operation.input(place) for place in range(count))
 
 
 def units(index: ModelIndex, *ops: str) -> Iterator[tuple[Operation, list[Quantizer]]]:

@@ -279,7 +279,7 @@ def _moves(operation: Operation) -> bool:
 def _joined(index: ModelIndex, concat: Operation) -> Quantizer | None:
     """The first dequantize node behind the operands of a Concat, where all say the same."""
     found = [quantized_operand(index, operand) for operand in concat.inputs]
-    first = found[0]
+    first = found[0] if found else None
     return first if first is not None and all(_agree(first, item) for item in found) else None
 
 

@@ -114,6 +114,32 @@ def test_damaged_data_are_one_sentence(tmp_path: Path) -> None:
         lint_model(path, "tensorrt")
 
 
+def test_values_that_are_given_twice_or_too_late_are_one_sentence() -> None:
+    net = good_conv()
+    net.nodes[1].output[0] = net.nodes[0].output[0]
+    with pytest.raises(ModelError, match="given twice, the second time by the node 'dequant"):
+        lint_model(net.model("conv_y"), "tensorrt")
+    net = good_conv()
+    model = net.model("conv_y")
+    first = onnx.NodeProto()
+    first.CopyFrom(model.graph.node[0])
+    del model.graph.node[0]
+    model.graph.node.append(first)
+    with pytest.raises(ModelError, match="sort the nodes"):
+        lint_model(model, "tensorrt")
+
+
+def test_a_value_that_is_moved_from_itself_is_no_endless_search() -> None:
+    net = Net()
+    y = net.node("Relu", net.dequantize("moved"))
+    net.nodes.insert(0, helper.make_node("Transpose", ["moved"], ["moved"], name="circle"))
+    model = helper.make_model(helper.make_graph(net.nodes, "net", [], []))
+    model.graph.output.append(helper.make_tensor_value_info(y, TensorProto.FLOAT, None))
+    model.graph.initializer.extend(net.initializers.values())
+    with pytest.raises(ModelError, match="before"):
+        lint_model(model, "tensorrt")
+
+
 def test_an_unknown_target_is_one_sentence_that_names_the_known() -> None:
     with pytest.raises(ConfigError, match="tensorrt, onnx, onnx-openvino, onnx-generic"):
         lint_model(good_conv().model("conv_y"), "z80")
