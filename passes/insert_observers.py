@@ -102,8 +102,7 @@ def insert_observers(graph: Graph, plan: FusionPlan, observation: Observation) -
 
     Where the backend quantizes behind producers, a value that a group computes quantized exists in
     no other form, so all its uses read the q.observe; of other values only operands of groups do.
-     Changes ``graph`` (which ``plan``
-    speaks of) in place; its stage becomes OBSERVED.
+    Changes ``graph`` (which ``plan`` speaks of) in place; its stage becomes OBSERVED.
     """
     rewriter = Rewriter(graph)
     indices = {name: index for index, name in enumerate(observation.slots)}

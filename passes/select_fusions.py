@@ -120,17 +120,26 @@ class _Selection:
     def _at(
         self, node: Node, patterns: Sequence[BackendPatternConfig], taken: set[Node]
     ) -> FusionGroup | None:
+        """The group that ends in ``node``, if any; else sentences, most telling first.
+
+        What a backend says of a match tells more than where the nodes around it end a pattern.
+        """
+        chosen: FusionGroup | None = None
+        mismatches: list[str] = []
         for config in patterns:
             found = config.pattern.match(node)
             if isinstance(found, Refusal):
-                self.refuse(node, found.reason)
+                mismatches.append(found.reason)
             if not isinstance(found, Match) or any(inner in taken for inner in found.nodes):
                 continue
             group = self._group(config, found)
             if isinstance(group, FusionGroup):
-                return group
+                chosen = group
+                break
             self.refuse(node, group)
-        return None
+        for sentence in mismatches:
+            self.refuse(node, sentence)
+        return chosen
 
     def refuse(self, node: Node, sentence: str) -> None:
         """Note why a node is not quantized, once."""
