@@ -27,6 +27,9 @@ Progress = Callable[[str, int, "int | None"], None]
 
 STAGE = "check export"
 
+ONNXRUNTIME = "onnx"
+"""The target whose exports onnxruntime fuses."""
+
 TENSORRT = "tensorrt"
 """The target whose exports NVIDIA's builder can check."""
 
@@ -151,6 +154,7 @@ def export_model(
         compared = _compared(graph, samples)
         say(STAGE, 3, 5)
         lint = _linted(path, target)
+        fused = _fused_notes(path, target)
         say(STAGE, 4, 5)
         shapes = {name: array.shape for name, array in samples[0].items()} if samples else {}
         built = _built(path, target, shapes, quantized.float_graph)
@@ -158,7 +162,7 @@ def export_model(
     exact = float_outputs(quantized.float_graph, samples)
     if halved:
         _check_float16(exact or check.expected, check)
-    found = (*compared, *_lint_notes(lint), *_built_notes(graph, built))
+    found = (*compared, *_lint_notes(lint), *fused, *_built_notes(graph, built))
     notes = (*quantized.report.notes, *found)
     report = quantized.report.with_(
         target=target,
@@ -259,6 +263,19 @@ def _linted(path: Path, target: str) -> LintReport | None:
 
 def _lint_notes(lint: LintReport | None) -> tuple[str, ...]:
     return () if lint is None else tuple(str(finding) for finding in lint.warnings)
+
+
+def _fused_notes(path: Path, target: str) -> tuple[str, ...]:
+    """What onnxruntime makes of a file that is for it: how much is fused, and why not the rest."""
+    if target != ONNXRUNTIME:
+        return ()
+    from qcc.runtime.fusion import fused_share, reasons
+
+    report = fused_share(path)
+    return (
+        f"onnxruntime runs {report.fused} of {report.expected} quantized nodes on integers",
+        *(f"{count} float there: {sentence}" for sentence, count in reasons(report.missing)),
+    )
 
 
 def _built(

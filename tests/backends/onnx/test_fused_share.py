@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import qcc
 from qcc.onnxio import to_model_proto
 from qcc.runtime.fusion import FusionReport, fused_share
 from tests.backends.onnx.nets import NETS, decoder_net, exported, fire_net, silu_net
 from tests.differential.models import DIGITS, sample
 
 pytest.importorskip("onnxruntime")
+
+PROFILES = ("onnx", "onnx-openvino", "onnx-generic")
 
 MODELS = (
     "squeezenet10_imagenet",
@@ -65,6 +68,13 @@ def test_the_example_is_fused_as_a_whole() -> None:
     assert report.expected == 7
 
 
+def test_the_report_of_an_export_says_how_much_is_fused() -> None:
+    model = sample(DIGITS, batches=4)
+    notes = {t: qcc.compile(model.path, model.feeds, target=t).report.notes for t in PROFILES}
+    sentence = "onnxruntime runs 7 of 7 quantized nodes on integers"
+    assert [target for target in PROFILES if sentence in notes[target]] == ["onnx"]
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_the_generic_profile_is_fused_but_for_clamps_of_joined_values(name: str) -> None:
     """It has one scale over a Concat, so the Relu in front of one may need to be computed."""
@@ -82,7 +92,7 @@ def test_real_models_are_fused_as_far_as_they_are_quantized(name: str, zoo: Path
     assert total == expected == fused
 
 
-@pytest.mark.parametrize("target", ["onnx", "onnx-openvino", "onnx-generic"])
+@pytest.mark.parametrize("target", PROFILES)
 def test_no_two_neighbouring_weights_saturate_where_products_are_added_in_16_bits(
     target: str,
 ) -> None:
