@@ -5,8 +5,9 @@
 
 Zoo models are calibrated on their own data, FILE.onnx on random numbers.  Every runtime opens the
 float model and the three exports; they take turns, and the least and the median of a run's
-milliseconds are printed.  With ``--score``, zoo models are scored instead.  Everything runs with
-one thread and the runtimes' default options.
+milliseconds are printed: of processor time, which other programs on the machine stretch less than
+the clock.  With ``--score``, zoo models are scored instead.  Everything runs with one thread and
+the runtimes' default options.
 """
 
 from __future__ import annotations
@@ -114,16 +115,16 @@ def exports(model: Sample, folder: Path) -> dict[str, Path]:
 
 
 def turns(runs: Mapping[str, Run], feeds: Feeds, seconds: float) -> dict[str, list[float]]:
-    """Milliseconds of alternating runs for so many seconds, after one run each to warm up."""
+    """Milliseconds of processor time of alternating runs, for so many seconds; one run warms up."""
     for run in runs.values():
         run(feeds)
     found: dict[str, list[float]] = {name: [] for name in runs}
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         for name, run in runs.items():
-            start = time.perf_counter()
+            start = time.process_time()
             run(feeds)
-            found[name].append(1e3 * (time.perf_counter() - start))
+            found[name].append(1e3 * (time.process_time() - start))
     return found
 
 
