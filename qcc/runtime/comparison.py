@@ -82,7 +82,8 @@ def sqnr_from_power(signal: float, noise: float) -> float:
     """SQNR in dB from summed squares; :data:`PERFECT_SQNR_DB` without noise."""
     if noise <= 0.0:
         return PERFECT_SQNR_DB
-    return float(10.0 * np.log10(max(signal, 1e-300) / noise))
+    with np.errstate(divide="ignore"):  # infinite noise, of an overflow
+        return float(10.0 * np.log10(max(signal, 1e-300) / noise))
 
 
 def compare(
