@@ -41,6 +41,7 @@ from qcc.passes.import_movers import (
     moved_outputs,
 )
 from qcc.passes.manager import Pass
+from qcc.ref.vendor_types import infer_vendor_types
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class ImportQdq(Pass):
         """Rewrite ``graph`` and its subgraphs in place."""
         if expand_qoperators(graph, rewriter):
             infer_shapes(graph)
+        infer_vendor_types(graph)
         found = _Candidates(graph, rewriter).settle()
         for node in graph.walk():
             if is_dequantize(node):

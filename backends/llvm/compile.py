@@ -18,6 +18,7 @@ from qcc.passes.lower import LoweringPattern, LoweringReport, lower
 from qcc.passes.lower_float import Fused, lower_float
 from qcc.passes.outline_float import outline_float
 from qcc.quant.report import NodeReport
+from qcc.ref.vendor_types import infer_vendor_types
 
 if TYPE_CHECKING:
     from qcc.backends.llvm.tuning import Chooser
@@ -53,6 +54,8 @@ def compile_numbered(
     """
     native = floats or any(_holds_integers(node) for node in graph.nodes)
     lowered = _with_shapes(graph, shapes if native else None)
+    if native:
+        infer_vendor_types(lowered)
     before = [(n.label, n.op) for n in lowered.nodes if _computes(n)]
     report = lower(lowered, patterns)
     fused = lower_float(lowered) if native else {}

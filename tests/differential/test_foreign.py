@@ -24,6 +24,8 @@ from tests.differential.foreign_models import (
     static_model,
 )
 from tests.passes.float_models import Net, ops_of
+from tests.passes.test_absorb_channel_scales import weights
+from tests.passes.test_import_qdq import both
 
 STATIC = [
     ("QDQ", "QUInt8", "QInt8", True),
@@ -199,6 +201,19 @@ def onnx_dtype(name: str) -> Any:
     import ml_dtypes
 
     return getattr(ml_dtypes, name, None) or np.dtype(name)
+
+
+def test_an_op_of_onnxruntimes_own_runs_there_between_native_layers(tmp_path: Path) -> None:
+    net = Net()
+    x = both(net, net.input("x", *SHAPE))
+    y = both(net, net.op("Conv", x, weights(net, 4, 3, 1, 1)))
+    y = both(net, net.op("com.microsoft.QuickGelu", y, alpha=1.0))
+    path = tmp_path / "model.onnx"
+    y = net.op("Conv", y, weights(net, 4, 4, 1, 1))
+    onnx.save(net.model(both(net, y, 0.05, np.uint8(100))), path)
+    executable = compiled(path)
+    assert in_onnxruntime(executable) == ["com.microsoft.QuickGelu"]
+    close(path, executable)
 
 
 def test_nncf(tmp_path: Path) -> None:
