@@ -8,6 +8,7 @@ import pytest
 from qcc.backends.tensorrt.config import CONFIG
 from qcc.backends.tensorrt.placement import NO_SKIP, fused_operand
 from qcc.ir.core import Graph, Node, Value
+from qcc.ir.ops import PINNED_OPSET
 from qcc.ir.types import TensorType, float32
 from qcc.passes.fusion_plan import FusionPlan
 from qcc.passes.prune_groups import ALONE, GIVEN, ISLAND, TAIL
@@ -16,7 +17,7 @@ from qcc.quant.observers import FixedQParamsObserver, MinMaxObserver
 from qcc.quant.observers.base import ObserverSpec
 from qcc.quant.qconfig import QConfig, default_per_channel_weight_observer
 from qcc.quant.qconfig_mapping import QConfigMapping
-from tests.backends.tensorrt.placements import SmallNet, placement
+from tests.backends.tensorrt.placements import SmallNet, placement, quantized, rendered
 
 
 def add_of(graph: Graph, name: str = "add1") -> Node:
@@ -134,6 +135,34 @@ def test_what_a_body_reads_is_common_to_both_branches() -> None:
     added = graph.create_node("Add", [other, branch], [type_], name="add1")
     graph.set_outputs([added.output])
     assert fused(graph) == "other"
+
+
+def test_bodies_of_control_flow_read_float_values() -> None:
+    """A layer behind reads 8 bits of the same value; what is in the bodies stays float."""
+    type_ = float32(1, 16, 6, 6)
+    graph = Graph("g")
+    graph.info.opsets = {"": PINNED_OPSET}
+    x, which = graph.add_input("x", type_), graph.add_input("which", TensorType((), "bool"))
+    data = np.random.default_rng(0).normal(size=(16, 16, 1, 1)).astype(np.float32)
+    weights = [graph.add_constant(f"w{i}", data) for i in range(3)]
+    stem = graph.create_node("Conv", [x, weights[0]], [type_], output_names=["stem"]).output
+    bodies = {}
+    for name, op in (("then_branch", "Conv"), ("else_branch", "Add")):
+        body = Graph(name, graph)
+        other = weights[1] if op == "Conv" else stem
+        made = body.create_node(op, [stem, other], [type_], output_names=[f"in_{name}"])
+        body.set_outputs([made.output])
+        bodies[name] = body
+    chosen = graph.create_node("If", [which], [type_], attributes=bodies, output_names=["if"])
+    last = graph.create_node("Conv", [stem, weights[2]], [type_], output_names=["last"])
+    graph.set_outputs([chosen.output, last.output])
+    result = quantized(graph).graph
+    inner = [node for node in result.walk() if node.output.name.startswith("in_")]
+    assert [[value and value.name for value in node.inputs] for node in inner] == [
+        ["stem", "w1"],
+        ["stem", "stem"],
+    ]
+    assert "last = Conv(stem:b, int8[0])" in rendered(result)
 
 
 # -- what pruning leaves ---------------------------------------------------------------------------
