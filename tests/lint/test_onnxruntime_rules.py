@@ -181,15 +181,17 @@ def biased_conv(factor: float) -> tuple[ModelProto, np.ndarray[Any, Any]]:
     return model, random(1, 16, 8, 8, seed=1)
 
 
-def test_a_bias_of_another_scale_keeps_a_conv_in_float(tmp_path: Path) -> None:
+def test_a_bias_of_another_scale_is_wrong_in_a_conv_or_keeps_it_in_float(tmp_path: Path) -> None:
     good, x = biased_conv(1.0)
     assert rules(good) == []
     (literal,), (fused,) = run(good, {"x": x}), run_fused(good, {"x": x})
     assert np.abs(literal - fused).max() <= 0.2 * 1.001
     bad, x = biased_conv(8.0)
     found = single(bad)
-    assert (found.rule, found.severity, found.fixable) == ("R4", Severity.WARNING, True)
-    assert "QLinearConv" not in kernels(bad, tmp_path)
+    assert (found.rule, found.severity, found.fixable) == ("R4", Severity.ERROR, True)
+    (literal,), (fused,) = run(bad, {"x": x}), run_fused(bad, {"x": x})
+    wrong = np.abs(literal - fused).max() > 1.0
+    assert wrong == ("QLinearConv" in kernels(bad, tmp_path))
 
 
 def test_a_bias_of_another_scale_makes_a_gemm_really_wrong() -> None:
