@@ -93,17 +93,24 @@ def strip_quantization(graph: Graph) -> Stripped:
     return stripped
 
 
-def dequantize_biases(graph: Graph) -> int:
-    """Turn int32 constants of a NUMBERED graph into the float32 ones that they stand for, in place.
+BIAS = 2
+"""Which operand of Conv, ConvTranspose and Gemm the bias is."""
 
-    For runtimes that take no integer biases; gives their number.
+
+def dequantize_biases(graph: Graph) -> int:
+    """Turn biases of a NUMBERED graph that are integers into the float32 ones that they stand for.
+
+    For runtimes that take no integer biases; changes the graph in place and gives their number.
     """
     rewriter, count = Rewriter(graph), 0
     for node in tuple(graph.walk()):
         if node.op != "q.dequantize" or node.output.is_output:
             continue
         quant, data = node.operand(0).tensor.quant, dequantized_constant(node)
-        if data is None or quant is None or quant.storage != "int32":
+        if data is None or quant is None:
+            continue
+        is_bias = all(use.index == BIAS for use in node.output.uses)
+        if quant.storage != "int32" and not is_bias:
             continue
         source = node.operand(0)
         rewriter.replace(node, [rewriter.constant(f"{source.name}_float", data)])

@@ -34,7 +34,7 @@ from qcc.passes.strip_quantization import (
     strip_quantization,
 )
 from qcc.pipeline import PreparedModel, QuantizedModel, convert, import_quantized, prepare
-from qcc.quant.backend_config import BackendConfig
+from qcc.quant.backend_config import BackendConfig, Placement
 from qcc.quant.calibration.calibrator import Calibrator
 from qcc.quant.observers import MinMaxObserver, ObserverSpec
 from qcc.quant.observers.base import UniformArguments
@@ -46,9 +46,6 @@ Batches = Iterable[Mapping[str, Any]]
 
 ABSORBING_PASSES = "absorb-affine,absorb-channel-scales"
 """What gives layers the form that kernels have; activations keep their integers."""
-
-NATIVE_PASSES = f"quantize-movements,{ABSORBING_PASSES}"
-"""The same for native code."""
 
 UNUSED_SAMPLES = "the model is quantized already: its numbers are kept, the samples were not used"
 
@@ -76,10 +73,11 @@ def take_over(
     ModelError, DataError or ConfigError in one sentence.
     """
     imported = import_quantized(graph)
-    if backend.target:
-        PassManager(parse_pass_list(NATIVE_PASSES)).run(imported.graph)
-    if _is_symmetric(backend):
+    if backend.placement is Placement.BEHIND_PRODUCERS:
+        PassManager(parse_pass_list("quantize-movements")).run(imported.graph)
+    if backend.target or _is_symmetric(backend):
         PassManager(parse_pass_list(ABSORBING_PASSES)).run(imported.graph)
+    if _is_symmetric(backend):
         store_signed(imported.graph)
     whole = any(True for _ in activation_quants(imported.graph))
     suits = unsuited(imported.graph, backend) is None

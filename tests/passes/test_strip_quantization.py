@@ -146,6 +146,17 @@ def test_integer_biases_become_floats_and_nothing_else_does() -> None:
     np.testing.assert_array_equal(run(graph, feeds_for(graph))[0], before)
 
 
+def test_biases_of_8_bits_become_floats_too() -> None:
+    net = Net()
+    bias = real(net, np.array([1, -2, 3, 4], S8), 0.25, S8(0))
+    w = real(net, net.random.integers(-127, 128, (4, 3, 1, 1)).astype(S8), 0.01, S8(0))
+    y = net.op("Conv", both(net, net.input("x", 1, 3, 4, 4)), w, bias)
+    graph = numbered(net, y)
+    assert dequantize_biases(graph) == 1
+    conv = next(node for node in graph.nodes if node.op == "Conv")
+    assert np.asarray(conv.operand(2).constant).tolist() == [0.25, -0.5, 0.75, 1.0]
+
+
 # -- constants behind DequantizeLinear in forms that have no integer kernel ------------------------
 
 
