@@ -27,10 +27,11 @@ Feeds: TypeAlias = "Mapping[str, Array]"
 STEPS = 1
 """Largest allowed difference of stored values: onnxruntime sums floats, the reference integers."""
 
-FLOAT_TOLERANCE = 1e-4
+FLOAT_TOLERANCE = 3e-4
 """Largest allowed difference of float results, relative to the largest of the tensor.
 
-The reference adds a float bias as an integer of the products' scale, which rounds it.
+The reference adds a float bias as an integer of the products' scale, which rounds it, and
+onnxruntime's recurrent kernels approximate exponentials.  A step of int8 is 4e-3.
 """
 
 FLOAT_FLOOR = 0.05
