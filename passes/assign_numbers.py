@@ -205,6 +205,9 @@ class _Numbering:
         if quant is None or len(group.nodes) < 2 or not is_implied(root, quant):
             return
         self.done.dropped[group.key] = (root.label,)
+        last = root.operand(0).producer
+        if last is not None:  # the group keeps its place among the others
+            self.rewriter.move(last, root)
         self.rewriter.replace_uses(root.output, root.operand(0))
         self.rewriter.erase(root)
 
