@@ -40,7 +40,7 @@ DYNAMIC_OPS = frozenset(
 """Ops of models whose activations are quantized while they run."""
 
 NOTE = (
-    "the model quantizes the activations of {} operations while it runs: they are computed on float "
+    "the model quantizes the activations of {} while it runs: they are computed on float "
     "activations and its 8-bit weights; give sample inputs (--calib DATA, calibration=... in "
     "Python) to compute them in integers"
 )
@@ -74,7 +74,8 @@ class ImportDynamic(Pass):
         if rewriter.changes:
             infer_shapes(graph)
         if count:
-            graph.info.notes.append(NOTE.format(count))
+            what = "one operation" if count == 1 else f"{count} operations"
+            graph.info.notes.append(NOTE.format(what))
 
 
 def is_dynamic(graph: Graph) -> bool:
