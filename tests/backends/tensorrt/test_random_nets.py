@@ -9,11 +9,13 @@ import onnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qcc.backends.tensorrt.config import CONFIG
 from qcc.ir.core import Graph, Node, Stage, Value
 from qcc.ir.types import Quant
 from qcc.ir.verify import verify
 from qcc.lint import lint_model
 from qcc.onnxio import write_onnx
+from qcc.pipeline import convert, prepare
 from qcc.ref.evaluate import evaluate
 from tests.backends.tensorrt.placements import SmallNet, quantized
 from tests.passes.float_models import feeds_for
@@ -145,7 +147,21 @@ def check_numbers(graph: Graph) -> None:
 @given(st.lists(steps, min_size=1, max_size=9), st.integers(0, 255))
 def test_what_holds_of_any_export(plan: list[tuple[str, int, int]], kept: int) -> None:
     graph = grown(plan, kept)
-    made = quantized(graph).graph
+    check_export(graph, quantized(graph).graph)
+
+
+@settings(max_examples=12)
+@given(st.lists(steps, min_size=2, max_size=9), st.integers(0, 255))
+def test_it_holds_after_refinement(plan: list[tuple[str, int, int]], kept: int) -> None:
+    """With channels stretched, weights rounded, biases corrected, and noisy groups given up."""
+    graph = grown(plan, kept)
+    prepared = prepare(graph, backend=CONFIG)
+    prepared.calibrate([feeds_for(graph, None, seed) for seed in range(4)])
+    check_export(graph, convert(prepared).graph)
+
+
+def check_export(graph: Graph, made: Graph) -> None:
+    """What must hold of ``made``, the NUMBERED form of ``graph``, and of its file."""
     verify(made, Stage.NUMBERED)
     for node in made.nodes:
         check_node(node)
