@@ -25,6 +25,7 @@ import argparse
 import importlib
 import json
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -117,12 +118,16 @@ def prepared(source: Path, folder: Path) -> Path:
     """The float model after onnxruntime's own preparation, where that takes it."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    path = folder / "prepared.onnx"
+    path, source = folder.resolve() / "prepared.onnx", source.resolve()
+    before = Path.cwd()
+    os.chdir(folder)  # it leaves files where it runs when it gives up
     try:
         quant_pre_process(source, path)
     except Exception:
         # It gives up on models whose shapes it cannot infer; the quantizer takes them as they are.
         return source
+    finally:
+        os.chdir(before)
     return path
 
 
