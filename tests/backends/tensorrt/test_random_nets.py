@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from qcc.lint import lint_model
 from qcc.onnxio import write_onnx
 from qcc.pipeline import convert, prepare
 from qcc.ref.evaluate import evaluate
+from qcc.runtime.tensorrt_builder import build
 from tests.backends.tensorrt.placements import SmallNet, quantized
 from tests.passes.float_models import feeds_for
 
@@ -158,6 +160,21 @@ def test_it_holds_after_refinement(plan: list[tuple[str, int, int]], kept: int) 
     prepared = prepare(graph, backend=CONFIG)
     prepared.calibrate([feeds_for(graph, None, seed) for seed in range(4)])
     check_export(graph, convert(prepared).graph)
+
+
+@settings(max_examples=12)
+@given(st.lists(steps, min_size=3, max_size=9), st.integers(0, 255))
+def test_nvidia_runs_it_in_int8(plan: list[tuple[str, int, int]], kept: int) -> None:
+    """Transposed convolutions aside, which TensorRT-RTX computes in float."""
+    pytest.importorskip("tensorrt_rtx")
+    made = quantized(grown(plan, kept)).graph
+    model = write_onnx(made)
+    assert model is not None
+    report = build(model.SerializeToString())
+    assert (report.errors, report.warnings) == ((), ())
+    layers = [node for node in made.nodes if node.op in ("Conv", "MatMul")]
+    wanted = [node.name for node in layers if stored_as(node.operand(1)) is not None]
+    assert report.others(wanted) == ()
 
 
 def check_export(graph: Graph, made: Graph) -> None:
