@@ -5,9 +5,7 @@ How a value's parameters are found is a :class:`Slot`, by torch.ao's observation
 * ``observed``: an observer sees the value during calibration;
 * ``fixed``: the op's result has a known range (Sigmoid, Tanh, Softmax);
 * ``shared``: the op moves values, so its result has its operand's parameters;
-* ``merged``: a Concat covers the ranges of all its operands;
-* ``joined``: an observer sees what a Concat gives, and its operands take those parameters, for
-  backends whose Concats have one scale.
+* ``merged``: a Concat covers the ranges of all its operands.
 """
 
 from __future__ import annotations
@@ -29,8 +27,8 @@ DEFAULT_INPUT = MinMaxObserver.with_args()
 class Slot:
     """How the quantization of the value called ``name`` is found.
 
-    ``kind`` is ``observed``, ``fixed``, ``shared``, ``merged`` or ``joined``; ``spec`` makes the
-    observer; ``sources`` names the operands that a slot follows or joins; ``fixed`` is (scale, zero
+    ``kind`` is ``observed``, ``fixed``, ``shared`` or ``merged``; ``spec`` makes the observer;
+    ``sources`` names the operands that a shared or merged slot follows; ``fixed`` is (scale, zero
     point).
     """
 
@@ -50,8 +48,7 @@ class Observation:
     @property
     def observed(self) -> dict[str, ObserverSpec]:
         """The values that calibration must measure, with the specs of their observers."""
-        measured = ("observed", "joined")
-        return {s.name: s.spec for s in self.slots.values() if s.kind in measured}
+        return {s.name: s.spec for s in self.slots.values() if s.kind == "observed"}
 
     def head(self, name: str) -> str:
         """The value whose parameters ``name`` shares in the end (itself unless shared)."""
@@ -73,7 +70,7 @@ def plan_observation(plan: FusionPlan) -> Observation:
         if producer is None or producer.float_output:
             slots[value.name] = Slot(value.name, "observed", _input_spec(readers[value]))
         else:
-            slots[value.name] = _slot(value, producer, plan.concat_shares_scale)
+            slots[value.name] = _slot(value, producer)
     return Observation(slots)
 
 
@@ -84,7 +81,7 @@ def _input_spec(readers: Sequence[FusionGroup]) -> ObserverSpec:
     return (measured or [DEFAULT_INPUT])[0]
 
 
-def _slot(value: Value, producer: FusionGroup, joins: bool) -> Slot:
+def _slot(value: Value, producer: FusionGroup) -> Slot:
     config, spec = producer.config, producer.qconfig.activation
     fixed = config.fixed_output or spec.fixed
     if fixed is not None:
@@ -93,8 +90,7 @@ def _slot(value: Value, producer: FusionGroup, joins: bool) -> Slot:
     if kind is not ObservationType.OUTPUT_SHARE_OBSERVER_WITH_INPUT:
         return Slot(value.name, "observed", spec)
     sources = tuple(operand.name for operand in producer.inputs)
-    several = "joined" if joins else "merged"
-    return Slot(value.name, "shared" if len(sources) == 1 else several, spec, sources)
+    return Slot(value.name, "shared" if len(sources) == 1 else "merged", spec, sources)
 
 
 def insert_observers(graph: Graph, plan: FusionPlan, observation: Observation) -> None:

@@ -69,24 +69,28 @@ class _Resolution:
         return {name: final[self.observation.head(name)] for name in names}
 
     def _equal_in_classes(self) -> dict[str, QuantParams]:
-        """Parameters by head: those that Concats join are those that the joined values need.
+        """Parameters by head: those that Concats join cover the union of their ranges.
 
-        A Concat's result holds all values of its operands, so its observer has seen them all.
+        The best range of the joined values as a whole is narrower, and clips the operand that has
+        the widest one: it is a part of them only.
         """
         import networkx as nx
 
         slots = self.observation.slots
         joined = nx.Graph()
         joined.add_nodes_from(self.found)
-        heads = [name for name in self.found if slots[name].kind == "joined"]
-        for head in heads:
+        for head in self._merged_heads():
             sources = slots[head].sources
             joined.add_edges_from((head, self.observation.head(source)) for source in sources)
         equal = {}
         for members in nx.connected_components(joined):
-            asked = [name for name in heads if name in members] or sorted(members)
-            parts = [self.found[name] for name in asked]
-            equal.update(dict.fromkeys(members, union_of(parts, slots[asked[0]])))
+            # A merged slot's spec is that of a measured value, a fixed one's may be another type.
+            ordered = sorted(members, key=lambda name: (slots[name].kind != "merged", name))
+            parts = [self.found[name] for name in ordered]
+            alone = len(ordered) == 1
+            equal.update(
+                dict.fromkeys(members, parts[0] if alone else union_of(parts, slots[ordered[0]]))
+            )
         return equal
 
     def _head(self, name: str) -> QuantParams:
