@@ -12,7 +12,6 @@ from qcc.ir.integer.operands import quant_of, real, store
 from qcc.ir.ops import LATE, OpDefinition, Operand, define
 from qcc.ir.types import Quant
 
-
 REAL_TYPES = ("float32", "float16")
 """Types of the float side; float16 only in graphs that are written for another runtime."""
 
