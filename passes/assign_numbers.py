@@ -149,6 +149,7 @@ class _Numbering:
             channels,
             linear_form(anchor, weight) if index == 1 else None,
             self.pair_limit,
+            self.plan.keeps_grids,
         )
         self.done.weights[group.key] = done
         self.done.notes.extend(done.notes)

@@ -70,7 +70,7 @@ class FusionPlan:
     """The groups in schedule order of their roots, and for every other node why it stays float.
 
     ``refusals`` maps a node to sentences, the most telling first; ``placement``,
-    ``concat_shares_scale`` and ``clamps_results`` are the backend's.
+    ``concat_shares_scale``, ``clamps_results`` and ``keeps_grids`` are the backend's.
     """
 
     groups: tuple[FusionGroup, ...] = ()
@@ -78,6 +78,7 @@ class FusionPlan:
     placement: Placement = Placement.BEHIND_PRODUCERS
     concat_shares_scale: bool = False
     clamps_results: bool = True
+    keeps_grids: bool = True
 
     def group_of(self) -> dict[Node, FusionGroup]:
         """Every grouped node's group."""
@@ -116,6 +117,7 @@ class FusionPlan:
             self.placement,
             self.concat_shares_scale,
             self.clamps_results,
+            self.keeps_grids,
         )
 
 

@@ -49,6 +49,7 @@ def quantize_weight(
     bias: FloatArray | None,
     form: LinearForm | None = None,
     pair_limit: int | None = None,
+    keeps_grids: bool = True,
 ) -> QuantizedWeight:
     """Quantize a weight by the qconfig's observer: one scale a channel of ``axis`` if it has those.
 
@@ -56,7 +57,7 @@ def quantize_weight(
     error; an all-zero channel takes the median scale of the others.  A channel whose bias would
     pass 2^30 in units of ``input_scale * scale`` has its scale raised until it fits; a note says
     so.  With a ``pair_limit``, neighbouring inputs of ``form`` keep it (``weight_pairs.py``) in all
-    channels that are not on a grid of their own.
+    channels that are not on a grid of their own, and without ``keeps_grids`` in those, too.
     """
     observer = (spec if spec.ch_axis is None else spec.with_args(ch_axis=axis))(label)
     observer.update(weight)
@@ -64,7 +65,8 @@ def quantize_weight(
     params = _keep_grid(params, weight)
     pairs = Pairs.of(form, pair_limit) if form is not None and _is_plain(params, axis) else None
     if form is not None and pairs is not None:
-        params = _grow_scales(params, weight, form, pairs)
+        grids = _grids(params, weight, form, None if keeps_grids else pairs)
+        params = _grow_scales(params, weight, form, pairs, grids)
     params, notes = _fit_bias(params, input_scale, bias, label)
     stored = numerics.quantize(
         weight,
@@ -76,7 +78,8 @@ def quantize_weight(
         high=params.quant_max,
     )
     if form is not None and pairs is not None:
-        stored = _keep_pairs(stored, params, weight, form, pairs)
+        grids = _grids(params, weight, form, None if keeps_grids else pairs)
+        stored = _keep_pairs(stored, params, weight, form, pairs, grids)
     return QuantizedWeight(stored, params.to_quant(), notes)
 
 
@@ -96,23 +99,44 @@ def _on_grid(steps: FloatArray) -> NDArray[np.bool_]:
     return np.asarray(np.abs(steps - np.rint(steps)).max(axis=2) <= TOLERANCE)
 
 
-def _grow_scales(
-    params: QuantParams, weight: FloatArray, form: LinearForm, pairs: Pairs
-) -> QuantParams:
-    """Scales at which few pairs pass the limit; those of channels on a grid stay."""
+def _grids(
+    params: QuantParams, weight: FloatArray, form: LinearForm, pairs: Pairs | None
+) -> NDArray[np.bool_]:
+    """Which channels [groups, outputs] lie on a grid whose step stays.
+
+    With ``pairs``, those whose weights pass the limit there are not among them.
+    """
     steps = _real_steps(params, weight, form)
-    growth = np.where(_on_grid(steps), np.float32(1), pairs.growth(steps, params.quant_max))
+    found = _on_grid(steps)
+    return found if pairs is None else found & ~pairs.broken(np.rint(steps)).any(axis=2)
+
+
+def _grow_scales(
+    params: QuantParams,
+    weight: FloatArray,
+    form: LinearForm,
+    pairs: Pairs,
+    grids: NDArray[np.bool_],
+) -> QuantParams:
+    """Scales at which few pairs pass the limit; those of ``grids`` stay."""
+    steps = _real_steps(params, weight, form)
+    growth = np.where(grids, np.float32(1), pairs.growth(steps, params.quant_max))
     scales = params.scales * growth.reshape(-1)
     return replace(params, scale=tuple(float(s) for s in scales))
 
 
 def _keep_pairs(
-    stored: Array, params: QuantParams, weight: FloatArray, form: LinearForm, pairs: Pairs
+    stored: Array,
+    params: QuantParams,
+    weight: FloatArray,
+    form: LinearForm,
+    pairs: Pairs,
+    grids: NDArray[np.bool_],
 ) -> Array:
-    """``stored`` with the pairs that pass the limit moved; channels on a grid stay."""
+    """``stored`` with the pairs that pass the limit moved; channels on ``grids`` stay."""
     steps = _real_steps(params, weight, form)
     kept = form.matrices(stored)
-    moved = np.where(_on_grid(steps)[:, :, None], kept, pairs.nearest(steps, params.quant_max))
+    moved = np.where(grids[:, :, None], kept, pairs.nearest(steps, params.quant_max))
     return form.weight(moved).astype(stored.dtype)
 
 

@@ -57,6 +57,7 @@ def select_fusions(
         backend.placement,
         backend.concat_shares_scale,
         backend.clamps_results,
+        backend.keeps_grids,
     )
 
 

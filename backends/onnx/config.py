@@ -40,6 +40,7 @@ CONFIG = BackendConfig(
     patterns=longest_first(_ROWS),
     default_qconfig=get_default_qconfig("onnx"),
     weight_pair_limit=128,
+    keeps_grids=False,
     export_passes="suit-onnxruntime",
     clamps_results=False,
     description="Q/DQ model for onnxruntime's CPU provider",

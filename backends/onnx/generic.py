@@ -46,6 +46,7 @@ CONFIG = BackendConfig(
     patterns=longest_first(floating_bias(_ROWS)),
     default_qconfig=get_default_qconfig("onnx-generic"),
     weight_pair_limit=128,
+    keeps_grids=False,
     concat_shares_scale=True,
     keeps=("use-lookups", "expand-conv-transpose"),
     export_passes="suit-onnxruntime,name-nodes",

@@ -77,6 +77,7 @@ CONFIG = BackendConfig(
     patterns=longest_first(floating_bias(_ROWS)),
     default_qconfig=get_default_qconfig("onnx-openvino"),
     weight_pair_limit=128,
+    keeps_grids=False,
     placement=Placement.BEFORE_READERS,
     fuses=FUSED,
     concat_shares_scale=True,

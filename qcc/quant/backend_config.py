@@ -251,8 +251,9 @@ class BackendConfig:
     ``equalizes_dense``: channels in front of dense convolutions are stretched, too, for backends
     whose activations have few steps.
     ``clamps_results``: kernels cut their results at the limits of a Relu or Clip; where they do
-    not, such a node has to follow from the parameters of the result.  ``description``: the runtime
-    in a few words, for lists of targets.
+    not, such a node has to follow from the parameters of the result.  ``keeps_grids``: weights that
+    lie on a grid of their own keep its step even where pairs of them pass the limit, since kernels
+    look before they rely on it.  ``description``: the runtime in a few words, for lists of targets.
     Raises ConfigError for equal pattern names.
     """
 
@@ -270,6 +271,7 @@ class BackendConfig:
     export_passes: str = ""
     equalizes_dense: bool = False
     clamps_results: bool = True
+    keeps_grids: bool = True
     description: str = ""
 
     def __post_init__(self) -> None:
@@ -350,6 +352,7 @@ class BackendConfig:
             "export_passes": self.export_passes,
             "equalizes_dense": self.equalizes_dense,
             "clamps_results": self.clamps_results,
+            "keeps_grids": self.keeps_grids,
             "description": self.description,
         }
         return write_object(data, FORMAT)
@@ -384,6 +387,7 @@ class BackendConfig:
             str(data.get("export_passes", "")),
             bool(data.get("equalizes_dense", False)),
             bool(data.get("clamps_results", True)),
+            bool(data.get("keeps_grids", True)),
             str(data.get("description", "")),
         )
 

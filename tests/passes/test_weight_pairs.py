@@ -214,6 +214,27 @@ def as_conv(weight: np.ndarray) -> np.ndarray:
     return weight[:, :, None, None]
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_grid_gives_way_to_the_limit_only_where_kernels_rely_on_it(keeps: bool) -> None:
+    """A kernel of qcc looks first; one of another runtime saturates."""
+    random = np.random.default_rng(7)
+    whole = random.integers(-60, 61, (3, 8, 1, 1))
+    whole[0, 0] = whole[1, 0] = whole[2, 0] = 127
+    whole[0, 1] = 100  # passes the limit
+    whole[1:, 1] = -1
+    b = GraphBuilder()
+    x = b.input("x", float32(1, 8, 4, 4))
+    made = b.op.Conv(x, (whole * 0.01).astype(np.float32), kernel_shape=[1, 1])
+    graph = b.output(made)
+    backend = replace(backend_config("x86-avx2"), keeps_grids=keeps)
+    prepared = prepare(graph, None, backend).calibrate(feeds(graph, 4))
+    numbered = convert(prepared, weight_rounding=False).graph
+    (stored,) = (np.asarray(v.constant) for v in numbered.values() if v.tensor.storage == "int8")
+    assert has_safe_pairs(stored) is not keeps
+    np.testing.assert_array_equal(stored[1:], whole[1:])
+    assert np.array_equal(stored[0], whole[0]) is keeps
+
+
 def test_accuracy_hardly_suffers() -> None:
     graph = layers(3)
     batches, fresh = feeds(graph, 32), feeds(graph, 48)[32:]
