@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcc.backends.tensorrt.config import CONFIG
+from qcc.backends.tensorrt.placement import fused_operand
 from qcc.ir.core import Graph, Node, Stage, Value
 from qcc.ir.types import Quant
 from qcc.ir.verify import verify
@@ -120,8 +121,8 @@ def check_node(node: Node) -> None:
     if node.op in MOVERS and reads[0] is not None:
         made = {quantized_as(value) for value in node.outputs}
         assert made - {None} == {reads[0]}, "somebody reads it in 8 bits, by the same scale"
-    if node.op in ("Add", "Mul"):
-        assert sum(read is not None for read in reads) <= 1
+    if node.op == "Mul":
+        assert None in reads
     if node.op in ("Relu", "Clip", "Sigmoid", "Softmax"):
         assert reads[0] is None
 
@@ -180,8 +181,11 @@ def test_nvidia_runs_it_in_int8(plan: list[tuple[str, int, int]], kept: int) -> 
 def check_export(graph: Graph, made: Graph) -> None:
     """What must hold of ``made``, the NUMBERED form of ``graph``, and of its file."""
     verify(made, Stage.NUMBERED)
+    sums = {node.name: node for node in graph.nodes if node.op == "Add"}
     for node in made.nodes:
         check_node(node)
+        if node.name in sums and all(stored_as(node.operand(i)) for i in (0, 1)):
+            assert fused_operand(sums[node.name]) is None, "a kernel can add it"
     check_numbers(made)
     for value in made.outputs:
         assert stored_as(value) is None
