@@ -14,7 +14,7 @@ from onnx import ModelProto
 from qcc.errors import ModelError
 from qcc.ir.core import Graph, ModelInfo, Value
 from qcc.ir.infer import infer_shapes
-from qcc.ir.ops import PINNED_OPSET
+from qcc.ir.ops import PINNED_OPSET, schema
 from qcc.ir.types import UNDEFINED
 from qcc.onnxio.build import DEFAULT_DOMAIN, build_graph, metadata
 from qcc.onnxio.functions import convert_functions
@@ -44,11 +44,23 @@ def read_onnx(
     info.notes.extend(typed.notes)
     graph = build_graph(model.graph, typed, info, None if folder is None else Path(folder))
     convert_graph(graph, version, PINNED_OPSET)
+    _check_ops(graph)
     info.opsets[""] = PINNED_OPSET
     info.functions = convert_functions(info.functions, PINNED_OPSET)
     if not all(map(_has_element, _values(graph))):
         infer_shapes(graph)
     return graph
+
+
+def _check_ops(graph: Graph) -> None:
+    """Refuse ops that stand in ONNX's own domain and are none of its ops."""
+    for node in graph.walk():
+        if node.domain == "" and schema(node.op_type) is None:
+            raise ModelError(
+                f"The model uses an op '{node.op_type}' of ONNX's own domain, which ONNX does not "
+                "define; onnxruntime's optimizer writes such ops: give the model from before it.",
+                node=node.label,
+            )
 
 
 def _values(graph: Graph) -> Iterator[Value]:

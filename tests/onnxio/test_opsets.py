@@ -383,3 +383,19 @@ def _at_opset(version: int) -> onnx.ModelProto:
 def test_refusals_name_the_reason(build: Callable[[], onnx.ModelProto], words: str) -> None:
     with pytest.raises(ModelError, match=words):
         read_onnx(build())
+
+
+def test_an_op_that_onnx_does_not_define_is_refused_in_a_sentence() -> None:
+    """As onnxruntime's optimizer writes them, in ONNX's own domain."""
+    node = helper.make_node("SimplifiedLayerNormalization", ["x", "w"], ["y"], name="norm")
+    x, w, y = (
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("x", [2, 8]), ("w", [8]), ("y", [2, 8]))
+    )
+    model = helper.make_model(
+        helper.make_graph([node], "g", [x, w], [y]),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    with pytest.raises(ModelError, match="give the model from before it"):
+        read_onnx(model)
