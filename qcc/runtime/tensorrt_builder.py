@@ -12,6 +12,7 @@ import importlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from qcc.errors import ConfigError
@@ -93,18 +94,19 @@ def _import(name: str) -> Any | None:
         return None
 
 
-def build(model: bytes, shapes: Mapping[str, Sequence[int]] | None = None) -> BuilderReport:
-    """Parse and build the engine of a serialized ONNX ``model``.
+def build(model: bytes | Path, shapes: Mapping[str, Sequence[int]] | None = None) -> BuilderReport:
+    """Parse and build the engine of an ONNX ``model``: serialized, or a file with its data beside.
 
-    ``shapes`` gives those of inputs with free dimensions (1 for each that is not named).  Errors of
-    NVIDIA's are in the report.  Raises ConfigError where no package is installed, or none of them
-    works without a GPU here.
+    ``shapes`` gives those of inputs with free dimensions (1 for each that is not named); an engine
+    also takes fewer of a free batch.  Errors of NVIDIA's are in the report.  Raises ConfigError
+    where no package is installed, or none of them works without a GPU here.
     """
     library, builder, log = _builder()
     network = builder.create_network(_flags(library))
     parser = library.OnnxParser(network, log)
     title = f"{library.__name__} {library.__version__}"
-    if not parser.parse(model):
+    in_file = isinstance(model, Path)
+    if not (parser.parse_from_file(str(model)) if in_file else parser.parse(model)):
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
         texts = tuple(
             f"'{e.node_name()}': {e.desc()}" if e.node_name() else e.desc() for e in errors
@@ -149,10 +151,12 @@ def _choose_shapes(builder: Any, network: Any, config: Any, shapes: dict[str, An
         return
     profile = builder.create_optimization_profile()
     for tensor in inputs:
-        shape = shapes.get(tensor.name) or [1 if d == -1 else d for d in tensor.shape]
         if tensor.is_shape_tensor:
             continue
-        profile.set_shape(tensor.name, tuple(shape), tuple(shape), tuple(shape))
+        declared = tuple(tensor.shape)
+        usual = tuple(shapes.get(tensor.name) or [1 if d == -1 else d for d in declared])
+        open_batch = declared[:1] == (-1,)
+        profile.set_shape(tensor.name, (1, *usual[1:]) if open_batch else usual, usual, usual)
     config.add_optimization_profile(profile)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from qcc.errors import ConfigError, ModelError
 from qcc.ir.core import Graph, Node, Stage
-from qcc.onnxio import to_model_proto
+from qcc.onnxio import write_onnx
 from qcc.runtime.tensorrt_builder import MISSING, BuilderReport, build, installed
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -26,7 +27,7 @@ def check_with_builder(
     if installed() is None:
         return MISSING
     try:
-        report = build(path.read_bytes(), shapes)
+        report = build(path, shapes)
     except ConfigError as error:
         return f"NVIDIA's ONNX parser was not asked: {error}"
     if not report.errors:
@@ -39,7 +40,10 @@ def check_with_builder(
 
 def _takes(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Whether the builder takes a float graph."""
-    return not build(to_model_proto(graph).SerializeToString(), shapes).errors
+    with tempfile.TemporaryDirectory(prefix="qcc-float-") as folder:
+        path = Path(folder) / "model.onnx"
+        write_onnx(graph, path)
+        return not build(path, shapes).errors
 
 
 def builder_notes(graph: Graph, built: BuilderReport | str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -163,10 +164,20 @@ def test_a_good_model_is_built_in_int8() -> None:
 
 @pytest.mark.usefixtures("_builder")
 @pytest.mark.parametrize("shapes", [None, {"x": (4, 16, 6, 6)}])
-def test_a_model_with_an_open_batch_is_built_for_one_size(shapes: Any) -> None:
+def test_a_model_with_an_open_batch_is_built_up_to_the_given_size(shapes: Any) -> None:
     report = build(exported("batch").SerializeToString(), shapes)
     assert (report.errors, report.warnings) == ((), ())
     assert report.engine
+    assert report.others(["conv1", "conv2", "conv3"]) == ()
+
+
+@pytest.mark.usefixtures("_builder")
+def test_a_model_whose_data_lie_beside_it_is_built_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(exported(), path, save_as_external_data=True, location="model.onnx.data")
+    assert (tmp_path / "model.onnx.data").is_file()
+    report = build(path)
+    assert (report.errors, report.warnings) == ((), ())
     assert report.others(["conv1", "conv2", "conv3"]) == ()
 
 
