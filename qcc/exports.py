@@ -68,8 +68,9 @@ class ExportedModel:
 
     ``graph`` is the NUMBERED graph, ``report`` says what became of each node, ``lint`` what the
     rules of the target say of the file (None for a target without rules), ``built`` what NVIDIA's
-    builder said (None where it was not asked), ``shapes`` those of a sample input, ``scales``
-    those of the activations of the float model by tensor name.
+    builder said, or the sentence why it was not asked or could not build the model (None for other
+    targets), ``shapes`` those of a sample input, ``scales`` those of the activations of the float
+    model by tensor name.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class ExportedModel:
         report: CompileReport,
         options: ExportOptions,
         lint: LintReport | None = None,
-        built: BuilderReport | None = None,
+        built: BuilderReport | str | None = None,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         scales: Mapping[str, float] | None = None,
     ) -> None:
@@ -105,11 +106,11 @@ class ExportedModel:
             write_script(self.graph, path, self.shapes)
 
     def engine(self) -> bytes:
-        """The engine that NVIDIA's builder made; raises ConfigError where none was asked for it."""
-        from qcc.runtime.tensorrt_builder import MISSING
-
-        if self.built is None or self.built.engine is None:
-            raise ConfigError(f"an engine cannot be built: {MISSING}")
+        """The engine that NVIDIA's builder made; raises ConfigError with the reason for none."""
+        if self.built is None:
+            raise ConfigError(f"an engine is TensorRT's: compile for {TENSORRT}")
+        if isinstance(self.built, str) or self.built.engine is None:
+            raise ConfigError(f"an engine cannot be built: {self.built}")
         return self.built.engine
 
     def save_calibration_cache(self, path: Path | str) -> None:
@@ -174,8 +175,7 @@ def export_model(
     )
     scales = {name: params.scale[0] for name, params in quantized.scales.items()}
     scales = scales or _stored_scales(graph)
-    engine = None if isinstance(built, str) else built
-    return ExportedModel(written, report, options, lint, engine, shapes, scales)
+    return ExportedModel(written, report, options, lint, built, shapes, scales)
 
 
 def _stored_scales(graph: Graph) -> dict[str, float]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -18,6 +20,7 @@ from qcc.ir.core import Array, Graph
 from qcc.ir.types import float32
 from qcc.lint import lint_model
 from qcc.runtime import tensorrt_builder
+from qcc.runtime.tensorrt_builder import BuilderReport
 
 DIGITS = Path(__file__).resolve().parents[1] / "examples" / "digits"
 
@@ -195,17 +198,27 @@ def test_numbers_that_pass_float16_are_refused() -> None:
 def test_without_nvidias_parser_a_note_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt_builder, "PACKAGES", ())
     made = exported()
-    assert made.built is None
+    assert isinstance(made.built, str)
     assert any("pip install 'qcc[tensorrt]'" in note for note in made.report.notes)
-    with pytest.raises(ConfigError, match="an engine cannot be built"):
+    with pytest.raises(ConfigError, match=r"an engine cannot be built.*pip install"):
         made.engine()
+
+
+def test_a_builder_that_needs_a_gpu_is_not_called_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is installed and cannot build here is another reason than what is not installed."""
+    monkeypatch.setattr(tensorrt_builder, "PACKAGES", ("library_of_a_gpu",))
+    library = SimpleNamespace(ILogger=type("ILogger", (), {}), Builder=lambda: None)
+    monkeypatch.setitem(sys.modules, "library_of_a_gpu", library)  # its Builder takes no log
+    with pytest.raises(ConfigError, match=r"an engine cannot be built.*needs a GPU") as caught:
+        exported().engine()
+    assert "pip install" not in str(caught.value)
 
 
 def test_an_engine_is_written_where_the_builder_is(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     made = exported()
-    assert made.built is not None
-    assert made.engine()[:4] == made.built.engine[:4]  # type: ignore[index]
+    assert isinstance(made.built, BuilderReport)
+    assert made.engine() == made.built.engine
     assert len(made.engine()) > 10_000
     assert "4 of 4 quantized layers on Int8 values" in " ".join(made.report.notes)
 

@@ -78,7 +78,7 @@ def check(name: str, path: Path, feeds: Sequence[Feeds], float_type: str) -> boo
         lint = lint_model(Path(folder) / "model.onnx", "tensorrt")
     layers = [node.name for node in quantized_layers(model.graph)]
     weighted = sum(node.op in WEIGHTED and has_weight(node) for node in model.graph.nodes)
-    built = model.built
+    built = model.built if isinstance(model.built, BuilderReport) else None
     floats = () if built is None else built.others(layers)
     known = {layer: exception_of(model, layer) for layer in floats}
     compared = next((note for note in model.report.notes if note.startswith("op by op")), "")
